@@ -1,0 +1,257 @@
+"""The HölderPO policy loss: Hölder aggregation of token ratios with four ways of clipping (arXiv 2605.12058)."""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from holderpo_core.diagnostics import effective_sample_size, normalized_entropy, weight_entropy
+from holderpo_core.mean import MaskedRows, check_p, compute_dtype, holder_terms, mask_rows, summarize_rows, with_gradient
+
+ClipLevel = Literal["sequence", "token", "none", "both"]
+CLIP_LEVELS: tuple[ClipLevel, ...] = ("sequence", "token", "none", "both")
+
+Reduction = Literal["max", "min", "sequence_mean", "token_mean", "sum"]
+REDUCTION: dict[str, Reduction] = {
+    "rho_mean": "sequence_mean",
+    "rho_min": "min",
+    "rho_max": "max",
+    "clip_fraction": "sequence_mean",
+    "log_ratio_max": "max",
+    "log_ratio_min": "min",
+    "weight_entropy": "sequence_mean",
+    "effective_sample_size": "sequence_mean",
+    "bound": "sequence_mean",
+    "ppo_kl": "token_mean",
+    "sequences": "sum",
+    "tokens": "sum",
+}
+"""How each metric of `holder_policy_loss` is reduced over micro-batches and ranks: the largest, the smallest, the mean
+weighted by `sequences`, the mean weighted by `tokens`, or the sum."""
+
+# rho = exp(log rho) is formed with log rho within ±20: rho from 2.1e-9 to 4.9e8, so neither rho nor rho^2 can overflow.
+MAX_LOG_RHO = 20.0
+
+
+def holder_policy_loss(
+    log_prob: Tensor,
+    old_log_prob: Tensor,
+    advantages: Tensor,
+    response_mask: Tensor,
+    p: float,
+    *,
+    clip_level: ClipLevel = "sequence",
+    clip_ratio_low: float = 0.2,
+    clip_ratio_high: float = 0.2,
+    rollout_is_weights: Tensor | None = None,
+    batch_size: float | None = None,
+) -> tuple[Tensor, dict[str, float]]:
+    """The HölderPO loss of a (micro-)batch of B responses of at most T tokens, and its metrics, with one host sync.
+
+    With d = log_prob - old_log_prob and rho_i = Hölder mean of order p of response i's token ratios exp(d) (Eq. 1), the loss is
+
+        -(1 / batch_size) sum_i w_i objective_i            over the responses with at least one token,
+
+    where w is `rollout_is_weights` (1 if None) and, by `clip_level`, with A_i the advantage:
+
+    - "sequence": min(rho A, clip(rho, 1 - low, 1 + high) A)                                          (Eq. 2, 15; Alg. 1)
+    - "token":    rho A, with d clipped before it is aggregated, on the side that PPO clips: d <= log(1 + high) where A > 0,
+                  d >= log(1 - low) where A < 0                                                       (Eq. 11)
+    - "none":     rho A                                                                               (Eq. 7)
+    - "both":     "sequence", with d clamped to [-log(1 + low), log(1 + high)] before it is aggregated, whatever the sign of
+                  A (the clamp of the authors' code, symmetric in log space for low = high)
+
+    Where a clip binds, the gradient of that response ("sequence") or token (the two token clamps) is exactly 0 (Eq. 13, 16).
+    log rho is clamped to [-20, 20] before the exponential; a response beyond has gradient 0, that of the clamped value, so
+    that a response which has left the trust region by a factor exp(20) cannot take over the update.
+
+    Args:
+        log_prob: (B, T) log pi_theta of the sampled tokens, nats; any float dtype; the only argument with a gradient.
+        old_log_prob: (B, T) log pi_old, nats; a constant.
+        advantages: (B,), or (B, T) with one value over a response's unmasked tokens, as GRPO's are.
+        response_mask: (B, T) bool or 0/1: the response tokens. Other positions of every argument may hold anything.
+        p: order of the Hölder mean, see `log_holder_mean`.
+        clip_level: "sequence", "token", "none" or "both".
+        clip_ratio_low, clip_ratio_high: epsilon of the lower bound, in [0, 1), and of the upper bound, >= 0 and finite.
+        rollout_is_weights: None, (B,), or (B, T) with one value over a response's unmasked tokens: importance weights of the
+            sampling policy against pi_old, one a response, >= 0; a constant.
+        batch_size: what the sum is divided by. None: the number of responses with a token in this call, at least 1. To make
+            an update independent of its split, pass the number of responses of the whole update over the number of
+            data-parallel ranks whose gradients are averaged (verl: global_batch_size / dp_size).
+
+    Returns:
+        The loss, a scalar of float64 for float64 log-probabilities, else float32; and the metrics, plain floats, to be
+        reduced over micro-batches and ranks as `REDUCTION` says. "Sequences" are the responses with at least one token:
+        - rho_mean, rho_min, rho_max (ratio): the aggregated ratio before the sequence clip, after a token clip.
+        - clip_fraction (0 to 1), mean over sequences: whether the sequence clip binds ("sequence", "both"), the share of
+          the sequence's tokens that the clip moves ("token"), 0 ("none").
+        - log_ratio_max, log_ratio_min (nats): extremes of d over tokens before any clip, the envelopes of Fig. 2.
+        - weight_entropy (0 to 1), mean over sequences: entropy of W(p) over log n (Thm 1); 1 for a single token.
+        - effective_sample_size (0 to 1), mean over sequences: 1 / (n sum_t W_t^2) (Thm 7).
+        - bound (advantage^2), mean over sequences: A^2 rho^2, the factor of the variance bound of Thm 2.
+        - ppo_kl (nats), mean over tokens: -d, the k1 estimator of KL(pi_old, pi_theta).
+        - sequences, tokens (counts).
+        A call without a token has loss 0, means 0 and, as its extremes, those of nothing (max -inf, min inf), which leave
+        the extremes of other micro-batches as they are.
+
+    Raises:
+        TypeError: p is not a Python number.
+        ValueError: p is nan; clip_level, a clip ratio, batch_size or a shape is out of its range; an advantage of a response
+            with tokens is not finite or not constant over them; likewise a rollout weight, or it is negative.
+    """
+    p = check_p(p)
+    _check_options(clip_level, clip_ratio_low, clip_ratio_high, batch_size)
+    _check_shapes(log_prob, old_log_prob, advantages, response_mask, rollout_is_weights)
+    with torch.no_grad(), torch.autocast(log_prob.device.type, enabled=False):
+        dtype = compute_dtype(log_prob.dtype)
+        mask = response_mask.bool()
+        rows = mask_rows(log_prob.to(dtype) - old_log_prob.to(dtype), mask)
+        nonempty, count = rows.nonempty, rows.count
+        log_ratio_mean, log_ratio_max, log_ratio_min = rows.mean, rows.max, rows.min  # before any clip
+        advantage, advantage_faults = _one_a_row(advantages, mask, nonempty, dtype)
+        if rollout_is_weights is None:
+            rollout_weight, rollout_faults = torch.ones_like(advantage), torch.zeros_like(advantage)
+        else:
+            rollout_weight, rollout_faults = _one_a_row(rollout_is_weights, mask, nonempty, dtype)
+            rollout_faults = rollout_faults + (rollout_weight < 0)
+
+        moved: Tensor | None = None
+        if clip_level == "token":
+            lower = torch.where(advantage < 0, math.log1p(-clip_ratio_low), -math.inf)
+            upper = torch.where(advantage > 0, math.log1p(clip_ratio_high), math.inf)
+            rows, moved = _clip_tokens(rows, mask, lower, upper)
+        elif clip_level == "both":
+            lower = torch.full_like(advantage, -math.log1p(clip_ratio_low))
+            rows, moved = _clip_tokens(rows, mask, lower, torch.full_like(advantage, math.log1p(clip_ratio_high)))
+
+        terms = holder_terms(rows, p)
+        entropy = normalized_entropy(weight_entropy(terms.weights, terms.scaled, terms.log_normalizer), count)
+        sample_size = effective_sample_size(terms.weights, count)
+        if moved is not None:
+            terms.weights.masked_fill_(moved, 0.0)  # a clipped token does not move with theta
+
+        rho = terms.log_mean.clamp(-MAX_LOG_RHO, MAX_LOG_RHO).exp_()
+        surrogate = rho * advantage
+        slope = surrogate.masked_fill(terms.log_mean.abs() > MAX_LOG_RHO, 0.0)  # d surrogate / d log rho
+        if clip_level in ("sequence", "both"):
+            pessimistic = rho.clamp(1 - clip_ratio_low, 1 + clip_ratio_high) * advantage
+            binds = pessimistic < surrogate
+            clipped = binds.to(dtype)
+            objective = torch.where(binds, pessimistic, surrogate)
+            slope = slope.masked_fill_(binds, 0.0)
+        else:
+            objective = surrogate
+            clipped = torch.zeros_like(rho) if moved is None else moved.sum(1) / count
+
+        divisor = nonempty.sum().clamp_(min=1) if batch_size is None else batch_size
+        scale = rollout_weight / -divisor
+        loss_value = (objective * scale).sum()
+        coefficient = slope * scale
+
+        # Rows without a token have advantage 0 and count 1: they are left out of every sum by the factor `nonempty`.
+        sums = torch.stack(
+            (
+                rho,
+                clipped,
+                entropy,
+                sample_size,
+                surrogate.square(),
+                log_ratio_mean * count,
+                count,
+                torch.ones_like(count),
+                advantage_faults,
+                rollout_faults,
+            )
+        ).mul_(nonempty)
+        extremes = torch.stack((rho, -rho, log_ratio_max, -log_ratio_min)).masked_fill_(~nonempty, -math.inf)
+        # The one host sync of the call.
+        numbers = torch.cat((sums.sum(1), extremes.amax(1))).tolist()
+
+    (rho_sum, clipped_sum, entropy_sum, sample_size_sum, bound_sum, log_ratio_sum, tokens, sequences) = numbers[:8]
+    if numbers[8]:
+        _raise_row_error("advantages", advantages, response_mask, minimum=-math.inf)
+    if numbers[9]:
+        assert rollout_is_weights is not None
+        _raise_row_error("rollout_is_weights", rollout_is_weights, response_mask, minimum=0.0)
+    per_sequence = 1 / max(sequences, 1.0)
+    metrics = {
+        "rho_mean": rho_sum * per_sequence,
+        "rho_min": -numbers[11],
+        "rho_max": numbers[10],
+        "clip_fraction": clipped_sum * per_sequence,
+        "log_ratio_max": numbers[12],
+        "log_ratio_min": -numbers[13],
+        "weight_entropy": entropy_sum * per_sequence,
+        "effective_sample_size": sample_size_sum * per_sequence,
+        "bound": bound_sum * per_sequence,
+        "ppo_kl": -log_ratio_sum / max(tokens, 1.0),
+        "sequences": sequences,
+        "tokens": tokens,
+    }
+    return with_gradient(log_prob, loss_value, terms.weights, coefficient), metrics
+
+
+def _clip_tokens(rows: MaskedRows, mask: Tensor, lower: Tensor, upper: Tensor) -> tuple[MaskedRows, Tensor]:
+    """The rows with log-ratios clamped to [lower, upper], (B,) each, and (B, T) bool: the unmasked tokens that this moves."""
+    clipped = torch.maximum(rows.values, lower[:, None])
+    torch.minimum(clipped, upper[:, None], out=clipped)
+    moved = (clipped != rows.values).logical_and_(mask)
+    return summarize_rows(clipped.mul_(rows.keep), rows.keep), moved
+
+
+def _one_a_row(values: Tensor, mask: Tensor, nonempty: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The value that each row's unmasked tokens share (B,), 0 for a row without a token; and (B,) the number of faults: tokens
+    that differ from it and values that are not finite."""
+    if values.ndim == 1:
+        row, faults = values, torch.zeros_like(values)
+    else:
+        row = values.gather(1, mask.max(1, keepdim=True).indices).squeeze(1)  # at an unmasked token, if there is one
+        faults = (values != row[:, None]).logical_and_(mask).sum(1)
+    return torch.where(nonempty, row, 0.0).to(dtype), faults + ~torch.isfinite(row)
+
+
+def _raise_row_error(name: str, values: Tensor, response_mask: Tensor, minimum: float) -> None:
+    """Raise the error that the fault counts of `_one_a_row` announced, naming the first row at fault."""
+    for i, (row, mask) in enumerate(zip(values, response_mask.bool(), strict=True)):
+        unmasked = row[mask] if values.ndim == 2 else row[None] if mask.any() else row[:0]
+        if unmasked.numel() == 0:
+            continue
+        low, high = unmasked.min().item(), unmasked.max().item()
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise ValueError(f"{name} of row {i} contains nan or inf; every value at a response token must be finite")
+        if low < minimum:
+            raise ValueError(f"{name} of row {i} contains {low}; allowed is {minimum} and more")
+        if low != high:
+            raise ValueError(
+                f"{name} of row {i} runs from {low} to {high} over its tokens; HölderPO needs one value a response, "
+                "as group-normalised outcome rewards give"
+            )
+    raise AssertionError(f"{name}: a fault was counted that is not there")
+
+
+def _check_options(clip_level: str, clip_ratio_low: float, clip_ratio_high: float, batch_size: float | None) -> None:
+    if clip_level not in CLIP_LEVELS:
+        raise ValueError(f"clip_level is {clip_level!r}; allowed are {', '.join(CLIP_LEVELS)}")
+    if not 0 <= clip_ratio_low < 1:
+        raise ValueError(f"clip_ratio_low is {clip_ratio_low}; allowed is 0 <= clip_ratio_low < 1")
+    if not 0 <= clip_ratio_high < math.inf:
+        raise ValueError(f"clip_ratio_high is {clip_ratio_high}; allowed is 0 <= clip_ratio_high < inf")
+    if batch_size is not None and not 0 < batch_size < math.inf:
+        raise ValueError(f"batch_size is {batch_size}; allowed is a finite number above 0, or None")
+
+
+def _check_shapes(
+    log_prob: Tensor, old_log_prob: Tensor, advantages: Tensor, response_mask: Tensor, rollout_is_weights: Tensor | None
+) -> None:
+    shape = log_prob.shape
+    if log_prob.ndim != 2 or log_prob.numel() == 0:
+        raise ValueError(f"log_prob has shape {tuple(shape)}; allowed is (B, T) with B, T >= 1")
+    for name, tensor in (("old_log_prob", old_log_prob), ("response_mask", response_mask)):
+        if tensor.shape != shape:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}; allowed is log_prob's, {tuple(shape)}")
+    for name, one_a_row in (("advantages", advantages), ("rollout_is_weights", rollout_is_weights)):
+        if one_a_row is not None and one_a_row.shape not in (shape, shape[:1]):
+            raise ValueError(
+                f"{name} has shape {tuple(one_a_row.shape)}; allowed is {tuple(shape[:1])} or log_prob's, {tuple(shape)}"
+            )

@@ -1,0 +1,204 @@
+"""The Hölder (power) mean of token ratios in log space, and its exact gradient (Eq. 1 and 3 of arXiv 2605.12058).
+
+For the log-ratios d_t of one response's n tokens,
+
+    log rho_p = log( (1/n) sum_t exp(p d_t) ) / p           (Eq. 1; p = 0 is the limit, the mean of d)
+    d log rho_p / d d_t = W_t = softmax(p d)_t              (Eq. 3; p = 0 gives 1/n)
+
+Neither the power sum nor its logarithm is ever formed as written: the first overflows, the second cancels near p = 0.
+For any reference c and offset b (both one number a row) the identity
+
+    z_t = p (d_t - c) + b,   s = mean_t expm1(z_t),   log rho_p = c + (log1p(s) - b) / p,   W_t = (expm1(z_t) + 1) / (n (1 + s))
+
+is exact. With c the row's mean and b = 0 the sum s is of the order of p^2, and nothing cancels as p passes through 0.
+Where p (d - mean) would exceed 20, c is the row's extreme log-ratio and b = 20: every z_t <= 20, so nothing overflows;
+1 + s >= exp(20) / n, so log1p keeps its digits; and tokens near the extreme, which carry the weight, keep d_t - c exact.
+The choice is a `torch.where` on (B,) tensors: no data-dependent branch, no host sync, one transcendental a token.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+# Largest exponent. exp(20) = 4.9e8 leaves room for sums of 1e29 tokens in float32, and is far above any token count.
+MAX_EXPONENT = 20.0
+# Outside these bounds p acts, to rounding, as 0 and as ±inf, and products with p could leave float32's range.
+SMALLEST_P = 1e-30
+LARGEST_P = 1e30
+
+
+@dataclass(frozen=True)
+class MaskedRows:
+    """Log-ratios that are safe to compute with, and the statistics of each row's unmasked tokens."""
+
+    values: Tensor
+    """(B, T): the log-ratios; masked positions hold the row's mean, which moves neither the mean nor the extremes."""
+    keep: Tensor
+    """(B, T): 1 at the unmasked tokens, 0 elsewhere."""
+    nonempty: Tensor
+    """(B,) bool: the rows with at least one unmasked token. The others count as one token with log-ratio 0."""
+    count: Tensor
+    """(B,): number of unmasked tokens, at least 1, as a float."""
+    mean: Tensor
+    """(B,): mean log-ratio."""
+    max: Tensor
+    """(B,): largest log-ratio."""
+    min: Tensor
+    """(B,): smallest log-ratio."""
+
+
+@dataclass(frozen=True)
+class HolderTerms:
+    """The Hölder mean, its weights, and the weights' logarithm as `scaled - log_normalizer`, without another exp or log a
+    token. Where a weight is 0, `scaled` is finite but means nothing."""
+
+    log_mean: Tensor
+    """(B,): log rho_p."""
+    weights: Tensor
+    """(B, T): W_t(p), summing to 1 over a row's unmasked tokens; 0 at masked ones."""
+    scaled: Tensor
+    """(B, T): z_t; log W_t = z_t - log_normalizer."""
+    log_normalizer: Tensor
+    """(B,): log(n (1 + s))."""
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float64 for float64 tensors, float32 for every other float type."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def check_p(p: float) -> float:
+    """p as the float that is computed with: 0 for |p| < 1e-30, ±inf for |p| > 1e30.
+
+    Raises TypeError unless p is a Python number, ValueError for NaN."""
+    if isinstance(p, bool) or not isinstance(p, (int, float)):
+        raise TypeError(f"p must be a Python float, got {type(p).__name__}")
+    if math.isnan(p):
+        raise ValueError("p is nan; allowed is any real number, inf and -inf")
+    if abs(p) < SMALLEST_P:
+        return 0.0
+    return math.copysign(math.inf, p) if abs(p) > LARGEST_P else float(p)
+
+
+def mask_rows(log_ratio: Tensor, response_mask: Tensor) -> MaskedRows:
+    """Select the unmasked tokens of (B, T) log-ratios, whatever stands in masked positions (NaN and inf included)."""
+    mask = response_mask.bool()
+    return summarize_rows(torch.where(mask, log_ratio, 0.0), mask.to(log_ratio.dtype))
+
+
+def summarize_rows(values: Tensor, keep: Tensor) -> MaskedRows:
+    """`MaskedRows` of (B, T) log-ratios that hold 0 in masked positions, and are overwritten. `keep` as in `MaskedRows`."""
+    tokens = keep.sum(1)
+    count = tokens.clamp(min=1)
+    mean = values.sum(1).div_(count)
+    torch.lerp(mean[:, None], values, keep, out=values)  # exactly the mean where keep is 0, the value where it is 1
+    return MaskedRows(values, keep, tokens > 0, count, mean, values.amax(1), values.amin(1))
+
+
+def holder_terms(rows: MaskedRows, p: float) -> HolderTerms:
+    """Value and weights of the Hölder mean of `rows`, whose `values` are overwritten (they become `scaled`).
+
+    p comes from `check_p`."""
+    values, keep, count = rows.values, rows.keep, rows.count
+    if p == 0:
+        return HolderTerms(rows.mean, keep / count[:, None], values.zero_(), count.log())
+    if math.isinf(p):
+        return _extreme_terms(rows, largest=p > 0)
+    extreme = rows.max if p > 0 else rows.min
+    steep = (extreme - rows.mean) * p > MAX_EXPONENT
+    reference = torch.where(steep, extreme, rows.mean)
+    offset = steep * MAX_EXPONENT
+    scaled = torch.add(offset[:, None], values.sub_(reference[:, None]), alpha=p, out=values)
+    weights = torch.expm1(scaled).mul_(keep)
+    total = weights.sum(1)
+    log_mean = reference + (torch.log1p(total / count) - offset) / p
+    normalizer = total.add_(count)
+    weights.add_(keep).div_(normalizer[:, None])
+    return HolderTerms(log_mean, weights, scaled, normalizer.log_())
+
+
+def _extreme_terms(rows: MaskedRows, largest: bool) -> HolderTerms:
+    """p = +inf (largest) or -inf: the extreme log-ratio, its weight shared equally by the tokens that attain it."""
+    values = rows.values
+    # Without the row's mean in masked positions: rounded, it can lie just outside the range of equal values.
+    masked = rows.keep == 0
+    values.masked_fill_(masked, -math.inf if largest else math.inf)
+    extreme = values.amax(1) if largest else values.amin(1)
+    attained = (values == extreme[:, None]).logical_and_(~masked)
+    ties = attained.sum(1).clamp_(min=1).to(values.dtype)
+    log_mean = torch.where(rows.nonempty, extreme, 0.0)
+    return HolderTerms(log_mean, attained / ties[:, None], values.zero_(), ties.log())
+
+
+class _GradientInForward(torch.autograd.Function):
+    """See `with_gradient`."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, value: Tensor, weights: Tensor, coefficient: Tensor) -> Tensor:
+        ctx.save_for_backward(weights, coefficient)
+        ctx.dtype = inputs.dtype
+        return value
+
+    @staticmethod
+    @once_differentiable  # type: ignore[misc,unused-ignore]
+    def backward(ctx: Any, grad_value: Tensor) -> tuple[Tensor, None, None, None]:
+        weights, coefficient = ctx.saved_tensors
+        return (weights * (grad_value * coefficient)[:, None]).to(ctx.dtype), None, None, None
+
+
+def with_gradient(inputs: Tensor, value: Tensor, weights: Tensor, coefficient: Tensor) -> Tensor:
+    """`value` as a differentiable function of `inputs`, its gradient already formed by the caller, off the tape.
+
+    inputs and weights (B, T), coefficient (B,), value (B,) or a scalar: d value / d inputs[i, t] = coefficient[i] weights[i, t],
+    where value[i] depends on row i alone if there is one a row. One multiplication is left for the backward pass, and
+    `weights` is all of size (B, T) that is kept for it. Not differentiable twice."""
+    result: Tensor = _GradientInForward.apply(inputs, value, weights, coefficient)  # type: ignore[no-untyped-call]
+    return result
+
+
+def _log_ratio_terms(log_ratio: Tensor, response_mask: Tensor, p: float) -> HolderTerms:
+    """The terms that the two public functions share, off the autograd tape and out of autocast's reach."""
+    p = check_p(p)
+    if log_ratio.ndim != 2 or log_ratio.shape != response_mask.shape or log_ratio.numel() == 0:
+        raise ValueError(
+            "log_ratio and response_mask must have one shape (B, T) with B, T >= 1, got "
+            f"{tuple(log_ratio.shape)} and {tuple(response_mask.shape)}"
+        )
+    with torch.no_grad(), torch.autocast(log_ratio.device.type, enabled=False):
+        return holder_terms(mask_rows(log_ratio.to(compute_dtype(log_ratio.dtype)), response_mask), p)
+
+
+def log_holder_mean(log_ratio: Tensor, response_mask: Tensor, p: float) -> Tensor:
+    """log rho_p of every row: the logarithm of the Hölder mean of its token ratios (Eq. 1), differentiable in `log_ratio`.
+
+    Args:
+        log_ratio: (B, T) log pi_theta - log pi_old, nats; any float dtype. Masked positions may hold anything.
+        response_mask: (B, T) bool or 0/1; True (1) marks a response token.
+        p: a Python float: any real number, 0 (geometric mean), inf (maximum) or -inf (minimum). |p| < 1e-30 is computed as
+            0 and |p| > 1e30 as ±inf. Under torch.compile every new value of p compiles anew: leave this call uncompiled
+            where p is annealed.
+
+    Returns:
+        (B,) nats; float64 for a float64 `log_ratio`, else float32. A row without a token gives 0.
+        The gradient is `holder_weights` (Eq. 3), formed in the forward pass; exactly 0 in masked positions. At ±inf it is
+        shared equally by the tokens that attain the extreme. It cannot be differentiated again.
+
+    Raises:
+        TypeError: p is not a Python number.
+        ValueError: p is nan, or the shapes are not one (B, T) with B, T >= 1.
+    """
+    terms = _log_ratio_terms(log_ratio, response_mask, p)
+    return with_gradient(log_ratio, terms.log_mean, terms.weights, torch.ones_like(terms.log_mean))
+
+
+def holder_weights(log_ratio: Tensor, response_mask: Tensor, p: float) -> Tensor:
+    """W(p): the share of every token in the gradient of its row's log rho_p, softmax(p * log_ratio) (Eq. 3).
+
+    Arguments, dtypes and errors as for `log_holder_mean`. Returns (B, T), detached from autograd: each row sums to 1 over
+    its unmasked tokens; masked positions, and rows without a token, are 0.
+    """
+    return _log_ratio_terms(log_ratio, response_mask, p).weights

@@ -1,0 +1,33 @@
+"""One prompt, one answer, with two things that verl's own loop leaves out: greedy validation beside sampled, and a seed
+of its own for each request."""
+
+import hashlib
+from typing import Any
+
+from verl.experimental.agent_loop.agent_loop import AgentLoopOutput, register
+from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
+
+
+def request_seed(seed: int, global_steps: int, prompt: str, session_id: int) -> int:
+    """A seed (63 bits) for one sampled response: the same in every run for the same step, prompt and sample."""
+    text = f"{seed}/{global_steps}/{session_id}/{prompt}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
+
+
+@register("holder_single_turn")
+class HolderSingleTurnAgentLoop(SingleTurnAgentLoop):
+    """verl's single-turn loop. Rows with `extra_info.greedy` are decoded greedily, whatever the validation's settings.
+
+    With `deterministic=true` every other request carries a seed of its own, so that its text does not depend on which
+    requests the engine happens to serve beside it.
+    """
+
+    async def run(self, sampling_params: dict[str, Any], priority: int = 0, **kwargs: Any) -> AgentLoopOutput:
+        params = dict(sampling_params)
+        if kwargs["extra_info"].get("greedy", False):
+            params.update(temperature=0.0, top_p=1.0, top_k=-1)
+        elif self.config.deterministic:
+            params["seed"] = request_seed(
+                self.config.seed, int(kwargs["global_steps"]), str(list(kwargs["raw_prompt"])), kwargs["session_id"]
+            )
+        return await super().run(params, priority=priority, **kwargs)

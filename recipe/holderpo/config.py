@@ -1,0 +1,112 @@
+"""The keys that HölderPO adds to verl's config, typed and bounded, and the checks that run before Ray starts."""
+
+import os
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from holderpo_core import CLIP_LEVELS, Schedule
+
+
+class ConfigError(ValueError):
+    """A wrong value in the config: one line that names the key, the value and what is allowed."""
+
+
+def holder_schedule(config: DictConfig) -> Schedule | None:
+    """The schedule of p that the config asks for; None where the loss is a baseline's.
+
+    Raises:
+        ConfigError: a key of `holder` is unknown, missing or out of bounds.
+    """
+    if config.actor_rollout_ref.actor.policy_loss.loss_mode != "holder":
+        return None
+    settings = OmegaConf.to_container(config.holder, resolve=True)
+    assert isinstance(settings, dict)
+    clip_level = settings.pop("clip_level")
+    if clip_level not in CLIP_LEVELS:
+        raise ConfigError(f"holder.clip_level is {clip_level!r}; allowed are {', '.join(CLIP_LEVELS)}")
+    try:
+        return Schedule(shape=settings.pop("schedule"), **settings)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _number(config: DictConfig, key: str, low: float, high: float, *, whole: bool = False, nullable: bool = False) -> None:
+    value = OmegaConf.select(config, key)
+    if value is None and nullable:
+        return
+    allowed = f"{'a whole number' if whole else 'a number'} from {low:.12g} to {high:.12g}" + (", or null" * nullable)
+    is_number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+    if not is_number or not low <= value <= high:
+        raise ConfigError(f"{key} is {value!r}; allowed is {allowed}")
+
+
+def _choice(config: DictConfig, key: str, *allowed: Any) -> None:
+    value = OmegaConf.select(config, key)
+    if value not in allowed:
+        raise ConfigError(f"{key} is {value!r}; allowed are {', '.join(map(str, allowed))}")
+
+
+def check_config(config: DictConfig) -> None:
+    """Check every value that a HölderPO run depends on and that verl would accept, ignore or find wrong only later.
+
+    verl's own `validate_config` runs after this one.
+
+    Raises:
+        ConfigError: with one line for the first wrong value found.
+    """
+    schedule = holder_schedule(config)
+    actor, rollout = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
+    _choice(config, "trainer.v1.trainer_mode", "sync", "colocate_async", "separate_async")
+    _choice(config, "trainer.device", "cpu", "cuda", "npu")
+    _choice(config, "deterministic", True, False)
+    _choice(config, "trainer.use_v1", True)
+    _number(config, "seed", 0, 2**31 - 1, whole=True)
+    _number(config, f"{actor}.clip_ratio_low", 0, 0.999999)  # 1 would let the ratio fall to 0: no clip at all
+    _number(config, f"{actor}.clip_ratio_high", 0, 100)
+    _number(config, f"{actor}.optim.lr", 1e-12, 1)
+    _number(config, f"{actor}.entropy_coeff", -1, 1)
+    _number(config, f"{actor}.kl_loss_coef", 0, 100)
+    _number(config, f"{actor}.ppo_epochs", 1, 100, whole=True)
+    _number(config, f"{rollout}.temperature", 0.01, 10)
+    _number(config, f"{rollout}.n", 1, 4096, whole=True)
+    _number(config, "trainer.total_training_steps", 1, 10**9, whole=True, nullable=True)
+    _number(config, "trainer.save_freq", -1, 10**9, whole=True)
+    _number(config, "trainer.test_freq", -1, 10**9, whole=True)
+    _number(config, "trainer.nnodes", 1, 10**5, whole=True)
+    _number(config, "trainer.n_gpus_per_node", 1, 64, whole=True)
+    _number(config, "data.train_batch_size", 1, 10**7, whole=True)
+    _number(config, f"{actor}.ppo_mini_batch_size", 1, 10**7, whole=True)
+    batch, mini_batch = config.data.train_batch_size, config.actor_rollout_ref.actor.ppo_mini_batch_size
+    if batch % mini_batch:
+        raise ConfigError(
+            f"{actor}.ppo_mini_batch_size is {mini_batch}; allowed are the divisors of data.train_batch_size={batch} (both count "
+            "prompts)"
+        )
+    if config.algorithm.adv_estimator == "grpo" and config.actor_rollout_ref.rollout.n < 2:
+        raise ConfigError(f"{rollout}.n is 1; allowed is at least 2: a group's rewards are compared with each other")
+    if schedule is not None and config.algorithm.adv_estimator == "gae":
+        raise ConfigError(
+            "algorithm.adv_estimator is 'gae'; allowed for loss mode holder are those with one advantage a sequence: grpo, rloo, ..."
+        )
+    if config.deterministic and config.trainer.v1.trainer_mode != "sync":
+        raise ConfigError(
+            f"trainer.v1.trainer_mode is {config.trainer.v1.trainer_mode!r}; allowed with deterministic=true is sync: "
+            "an asynchronous trainer takes samples in the order in which they arrive"
+        )
+    platform_is_cpu = os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu"
+    if (config.trainer.device == "cpu") != platform_is_cpu:
+        raise ConfigError(
+            f"trainer.device is {config.trainer.device!r} while VERL_PLATFORM in the environment is "
+            f"{os.environ.get('VERL_PLATFORM')!r}; allowed is cpu with 'cpu' (hardware=cpu sets both), or neither"
+        )
+    _choice(config, "embedded_model", None, "tiny", "smollm2")
+    _choice(config, "embedded_data", None, "arithmetic", "addition")
+    model_path = os.path.expanduser(str(config.actor_rollout_ref.model.path))
+    if config.embedded_model is None and model_path.startswith(("/", ".")) and not os.path.isdir(model_path):
+        raise ConfigError(f"actor_rollout_ref.model.path is {model_path!r}; allowed is an existing folder or a hub id")
+    for key in ("data.train_files", "data.val_files") if config.embedded_data is None else ():
+        files = OmegaConf.select(config, key)
+        for file in [files] if isinstance(files, str) else files:
+            if not os.path.exists(os.path.expanduser(file)):
+                raise ConfigError(f"{key} is {file!r}; allowed are existing files")

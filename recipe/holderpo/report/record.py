@@ -1,0 +1,124 @@
+"""The run's record, `metrics.jsonl`: one JSON object a line, one line a step, each step once however often it was resumed.
+
+docs/metrics.md describes the keys. Only the standard library is imported: the file is followed and read by processes that
+have no use for torch, Ray or verl.
+"""
+
+import json
+import math
+import numbers
+import os
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+METRICS_FILE = "metrics.jsonl"
+
+# JSON has no NaN and no infinities; p = inf is a legal value and a NaN gradient norm must stay visible, so null would lose
+# something. Python's float() reads these three names.
+_NON_FINITE = ("NaN", "Infinity", "-Infinity")
+
+_ACCURACY = re.compile(r"val-core/(?P<source>.+)/acc/mean@\d+")
+GREEDY_SUFFIX = "_greedy"
+
+
+class RunRecord:
+    """Appends to `<run_dir>/metrics.jsonl`; the folder is made if there is none."""
+
+    def __init__(self, run_dir: str | Path):
+        self.path = Path(run_dir) / METRICS_FILE
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+
+    def resume_from(self, step: int) -> None:
+        """Call once before the first `step`: drops the lines of later steps, which this run records again.
+
+        A torn last line (the process was killed while writing) goes too. The file is replaced atomically.
+
+        Args:
+            step: the restored global step; 0 is a fresh run, which starts the file anew.
+        """
+        kept = [record for record in read_metrics(self.path) if record["step"] <= step] if self._goes_on(step) else []
+        part = self.path.with_name(self.path.name + ".part")
+        part.write_text("".join(_line(record) for record in kept), encoding="utf-8")
+        os.replace(part, self.path)
+
+    def _goes_on(self, step: int) -> bool:
+        return step > 0 and self.path.exists()
+
+    def step(self, step: int, metrics: dict[str, Any]) -> None:
+        """Append one line: "step", "time" (unix seconds) and the metrics, on disk when this returns.
+
+        Args:
+            step: global step; 0 for the validation before training.
+            metrics: scalars by name. Python and NumPy integers and floats are taken; NaN and infinities are written as the
+                strings "NaN", "Infinity", "-Infinity". Names that begin with "_" are left out: verl passes notes to its
+                own logger under such names.
+
+        Raises:
+            TypeError: a value is not a number.
+        """
+        line = _line({"step": step, "time": time.time()} | {k: v for k, v in metrics.items() if not k.startswith("_")})
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(line)
+
+
+def _line(record: dict[str, Any]) -> str:
+    return json.dumps({key: _plain(key, value) for key, value in record.items()}, allow_nan=False) + "\n"
+
+
+def _plain(key: str, value: Any) -> int | float | str:
+    """A number that JSON can hold. NumPy registers its scalar types with `numbers`, so NumPy itself is not needed."""
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if not isinstance(value, numbers.Real):
+        raise TypeError(
+            f"metric {key!r} must be an int or a float (Python's or NumPy's), got {type(value).__name__}: {value!r}"
+        )
+    number = float(value)
+    if math.isnan(number):
+        return "NaN"
+    if math.isinf(number):
+        return "Infinity" if number > 0 else "-Infinity"
+    return number
+
+
+def read_metrics(path: str | Path) -> list[dict[str, float]]:
+    """The records of a metrics.jsonl in the order of the file, non-finite values as floats again.
+
+    A last line that is still being written (or was torn by a kill) is left out.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: any other line is not a JSON object with a "step"; the message names file and line.
+    """
+    *complete, _unfinished = Path(path).read_text(encoding="utf-8").split("\n")
+    records = []
+    for number, line in enumerate(complete, start=1):
+        try:
+            records.append(parse_line(line))
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}") from None
+    return records
+
+
+def parse_line(line: str) -> dict[str, float]:
+    """One line of metrics.jsonl. Raises ValueError when it is not a JSON object with a "step"."""
+    record = json.loads(line)
+    if not isinstance(record, dict) or "step" not in record:
+        raise ValueError(f'not a JSON object with a "step": {line[:80]!r}')
+    return {key: float(value) if value in _NON_FINITE else value for key, value in record.items()}
+
+
+def accuracy(metrics: dict[str, float], *, greedy: bool) -> float | None:
+    """Validation accuracy of a step in [0, 1], or None where it has none.
+
+    The mean over data sources of verl's `val-core/<data source>/acc/mean@n`. Data sources that end in "_greedy" are those
+    sampled at temperature 0.
+    """
+    values = []
+    for key, value in metrics.items():
+        match = _ACCURACY.fullmatch(key)
+        if match is not None and match["source"].endswith(GREEDY_SUFFIX) == greedy:
+            values.append(value)
+    return sum(values) / len(values) if values else None

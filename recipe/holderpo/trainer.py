@@ -1,0 +1,127 @@
+"""The way of p, on the driver: one value a step from the global step, sent with the batch; and what each step records.
+
+p is a function of verl's `global_steps`, which a checkpoint restores, so a resumed run goes on with the schedule exactly.
+"""
+
+from typing import Any
+
+import numpy as np
+import ray
+import transfer_queue as tq
+from omegaconf import DictConfig
+from transfer_queue import KVBatchMeta
+from verl.trainer.ppo.utils import Role
+from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
+from verl.trainer.ppo.v1.trainer_base import PPOTrainer
+from verl.trainer.ppo.v1.trainer_colocate_async import PPOTrainerColocateAsync
+from verl.trainer.ppo.v1.trainer_separate_async import PPOTrainerSeparateAsync
+from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+from verl.utils import tensordict_utils as tu
+
+from recipe.holderpo.config import holder_schedule
+from recipe.holderpo.report.record import RunRecord
+from recipe.holderpo.worker import P_KEY, HolderActorRolloutRefWorker, HolderDetachActorWorker, finish_metrics
+
+# verl looks for finished samples every 2 s; on average half of that is lost in every step, on every cluster.
+POLL_SECONDS = 0.02
+
+
+class HolderTrainerMixin(PPOTrainer):
+    """Over one of verl's trainers. With a baseline's loss it changes nothing but polling and what is recorded."""
+
+    worker_cls: type = HolderActorRolloutRefWorker
+
+    def __init__(self, config: DictConfig):
+        super().__init__(config)
+        self.schedule = holder_schedule(config)
+        self.record = RunRecord(config.run_dir)
+        self._rows_fetched = 0  # prompts since this process started; names them when deterministic
+
+    def _build_replay_buffer(self) -> ReplayBuffer:
+        buffer = super()._build_replay_buffer()
+        buffer.poll_interval = POLL_SECONDS
+        return buffer
+
+    def _init_resource_pool_mgr(self) -> None:
+        super()._init_resource_pool_mgr()
+        if self.schedule is None:
+            return
+        for role in (Role.Actor, Role.ActorRollout, Role.ActorRolloutRef):
+            if role in self.role_worker_mapping:
+                self.role_worker_mapping[role] = ray.remote(self.worker_cls)
+
+    def _load_checkpoint(self) -> None:
+        super()._load_checkpoint()
+        self.record.resume_from(self.global_steps)
+
+    def step_p(self) -> float:
+        """p of the step in progress: the schedule's first value in step 1, its last in the last step."""
+        assert self.schedule is not None
+        return self.schedule.p_at(self.global_steps - 1, self.total_training_steps)
+
+    def _update_actor(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
+        if self.schedule is None:
+            return super()._update_actor(batch, metrics)
+        p = self.step_p()
+        batch.extra_info[P_KEY] = p
+        batch = super()._update_actor(batch, metrics)
+        finish_metrics(metrics)
+        metrics["holder/p"] = p
+        return batch
+
+    def _compute_metrics(self, batch: KVBatchMeta, metrics: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+        super()._compute_metrics(batch, metrics, *args, **kwargs)
+        metrics["group/zero_variance_fraction"] = _zero_variance_fraction(batch)
+        self.record.step(self.global_steps, metrics)
+
+    def _validate(self) -> dict[str, float]:
+        metrics = super()._validate()
+        if self.global_steps == 0:  # before training: the loop logs this one without `_compute_metrics`
+            self.record.step(0, metrics)
+        return metrics
+
+    # What `deterministic=true` needs beside the agent loop's seeds: names and an order that do not depend on chance or on
+    # which sample was finished first.
+
+    def _fetch_one_gen_batch(self) -> Any:
+        batch = super()._fetch_one_gen_batch()
+        if self.config.deterministic:
+            start, self._rows_fetched = self._rows_fetched, self._rows_fetched + len(batch)
+            tu.assign_non_tensor_stack(batch, "uid", [f"{row:012d}" for row in range(start, self._rows_fetched)])
+        return batch
+
+    def _balance_batch(self, batch: KVBatchMeta, *args: Any, **kwargs: Any) -> KVBatchMeta:
+        if self.config.deterministic:
+            batch.reorder(sorted(range(len(batch.keys)), key=batch.keys.__getitem__))
+        return super()._balance_batch(batch, *args, **kwargs)
+
+
+def _zero_variance_fraction(batch: KVBatchMeta) -> float:
+    """Fraction of groups whose rewards are all equal: they have no gradient under a group-relative advantage."""
+    data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["rm_scores"])
+    groups: dict[str, list[float]] = {}
+    for key, tag, scores in zip(batch.keys, batch.tags, data["rm_scores"], strict=True):
+        if not tag.get("is_padding", False):
+            groups.setdefault(key.split("_")[0], []).append(float(scores.sum()))
+    return float(np.mean([max(rewards) == min(rewards) for rewards in groups.values()]))
+
+
+class HolderTrainerSync(HolderTrainerMixin, PPOTrainerSync):
+    """Generation and training take turns on the same devices."""
+
+
+class HolderTrainerColocateAsync(HolderTrainerMixin, PPOTrainerColocateAsync):
+    """As sync, with generation that goes on over a weight update."""
+
+
+class HolderTrainerSeparateAsync(HolderTrainerMixin, PPOTrainerSeparateAsync):
+    """Generation and training on devices of their own."""
+
+    worker_cls = HolderDetachActorWorker
+
+
+TRAINERS: dict[str, type[HolderTrainerMixin]] = {
+    "sync": HolderTrainerSync,
+    "colocate_async": HolderTrainerColocateAsync,
+    "separate_async": HolderTrainerSeparateAsync,
+}

@@ -1,0 +1,91 @@
+"""Hands the step's p from the batch to the loss, and the loss's metrics back in a form that reduces exactly.
+
+verl calls a policy loss once per micro-batch and averages its metrics plainly over micro-batches and ranks. Here they
+leave the worker as sums and counts (means over sequences or tokens), as maxima and as minima, so that the step's figures
+do not depend on how the batch was split; `finish_metrics` divides on the driver.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+from verl.experimental.separation.engine_workers import DetachActorWorker
+from verl.single_controller.base.decorator import Dispatch, register
+from verl.utils import tensordict_utils as tu
+from verl.utils.metric import AggregationType, Metric
+from verl.workers.engine_workers import ActorRolloutRefWorker
+
+from holderpo_core import REDUCTION
+from recipe.holderpo.policy_loss import METRIC_PREFIX
+
+P_KEY = "holder_p"
+
+LossFn = Callable[..., tuple[torch.Tensor, dict[str, Any]]]
+
+
+def loss_with_step_p(
+    model_output: Any, data: TensorDict, dp_group: Any = None, *, loss_fn: LossFn
+) -> tuple[torch.Tensor, dict[str, Any]]:
+    """Call verl's `loss_fn` (a partial with the actor's config) with this step's p.
+
+    Raises:
+        KeyError: the batch carries no p. There is no default: a schedule whose step is lost must not train on.
+    """
+    if P_KEY not in data:
+        raise KeyError(f"{P_KEY!r} did not arrive with the batch: the Hölder schedule's step is unknown in this worker")
+    actor_config = loss_fn.keywords["config"]  # type: ignore[attr-defined]
+    actor_config.policy_loss.p = tu.get_non_tensor_data(data, P_KEY, default=None)
+    loss, metrics = loss_fn(model_output=model_output, data=data, dp_group=dp_group)
+    return loss, split_metrics(metrics)
+
+
+def split_metrics(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Turn one micro-batch's `holder/*` values into metrics that verl reduces exactly (sum, max or min).
+
+    A mean becomes its sum; the counts that it is to be divided by travel beside it.
+    """
+    values = {name: _value(metrics[METRIC_PREFIX + name]) for name in REDUCTION}
+    count = {"sequence_mean": values["sequences"], "token_mean": values["tokens"]}
+    out = dict(metrics)
+    for name, how in REDUCTION.items():
+        if how in count:
+            out[METRIC_PREFIX + name] = Metric(AggregationType.SUM, values[name] * count[how])
+        else:
+            out[METRIC_PREFIX + name] = Metric(AggregationType(how), values[name])
+    return out
+
+
+def _value(metric: Metric) -> float:
+    (value,) = metric.values
+    return float(value)
+
+
+def finish_metrics(metrics: dict[str, float]) -> dict[str, float]:
+    """Divide the step's sums by their counts. `metrics` is changed in place: keys "actor/holder/x" become "holder/x"."""
+    totals = {name: metrics.pop(f"actor/{METRIC_PREFIX}{name}") for name in REDUCTION}
+    count = {"sequence_mean": totals.pop("sequences"), "token_mean": totals.pop("tokens")}
+    for name, total in totals.items():
+        how = REDUCTION[name]
+        metrics[METRIC_PREFIX + name] = float(total / max(count[how], 1.0) if how in count else total)
+    return metrics
+
+
+class StepPMixin:
+    """Over a verl worker class: wraps the actor's loss so that p comes with each batch."""
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    def init_model(self) -> None:
+        super().init_model()  # type: ignore[misc]
+        if self.actor is not None:  # type: ignore[has-type]
+            self.loss_fn = partial(loss_with_step_p, loss_fn=self.loss_fn)  # type: ignore[has-type]
+            self.actor.set_loss_fn(self.loss_fn)  # type: ignore[has-type]
+
+
+class HolderActorRolloutRefWorker(StepPMixin, ActorRolloutRefWorker):
+    """For trainer modes sync and colocate_async."""
+
+
+class HolderDetachActorWorker(StepPMixin, DetachActorWorker):
+    """For trainer mode separate_async, which adds saving and restoring of weights to the worker."""
