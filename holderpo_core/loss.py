@@ -7,7 +7,15 @@ import torch
 from torch import Tensor
 
 from holderpo_core.diagnostics import effective_sample_size, normalized_entropy, weight_entropy
-from holderpo_core.mean import MaskedRows, check_p, compute_dtype, holder_terms, mask_rows, summarize_rows, with_gradient
+from holderpo_core.mean import (
+    MaskedRows,
+    check_p,
+    compute_dtype,
+    holder_terms,
+    mask_rows,
+    summarize_rows,
+    with_gradient,
+)
 
 ClipLevel = Literal["sequence", "token", "none", "both"]
 CLIP_LEVELS: tuple[ClipLevel, ...] = ("sequence", "token", "none", "both")
@@ -49,22 +57,23 @@ def holder_policy_loss(
 ) -> tuple[Tensor, dict[str, float]]:
     """The HölderPO loss of a (micro-)batch of B responses of at most T tokens, and its metrics, with one host sync.
 
-    With d = log_prob - old_log_prob and rho_i = Hölder mean of order p of response i's token ratios exp(d) (Eq. 1), the loss is
+    With d = log_prob - old_log_prob and rho_i the Hölder mean of order p of response i's token ratios exp(d) (Eq. 1),
+    the loss is
 
         -(1 / batch_size) sum_i w_i objective_i            over the responses with at least one token,
 
-    where w is `rollout_is_weights` (1 if None) and, by `clip_level`, with A_i the advantage:
+    where w is `rollout_is_weights` (1 if None) and, by `clip_level`, with A_i the advantage, objective is
 
-    - "sequence": min(rho A, clip(rho, 1 - low, 1 + high) A)                                          (Eq. 2, 15; Alg. 1)
-    - "token":    rho A, with d clipped before it is aggregated, on the side that PPO clips: d <= log(1 + high) where A > 0,
-                  d >= log(1 - low) where A < 0                                                       (Eq. 11)
-    - "none":     rho A                                                                               (Eq. 7)
-    - "both":     "sequence", with d clamped to [-log(1 + low), log(1 + high)] before it is aggregated, whatever the sign of
-                  A (the clamp of the authors' code, symmetric in log space for low = high)
+    - "sequence" (Eq. 2, 15; Alg. 1): min(rho A, clip(rho, 1 - low, 1 + high) A)
+    - "token" (Eq. 11): rho A, with d clipped before it is aggregated, on the side that PPO clips:
+      d <= log(1 + high) where A > 0, d >= log(1 - low) where A < 0
+    - "none" (Eq. 7): rho A
+    - "both": as "sequence", with d clamped to [-log(1 + low), log(1 + high)] before it is aggregated, whatever the sign
+      of A (the clamp of the authors' code, symmetric in log space for low = high)
 
-    Where a clip binds, the gradient of that response ("sequence") or token (the two token clamps) is exactly 0 (Eq. 13, 16).
-    log rho is clamped to [-20, 20] before the exponential; a response beyond has gradient 0, that of the clamped value, so
-    that a response which has left the trust region by a factor exp(20) cannot take over the update.
+    Where a clip binds, the gradient of that response ("sequence") or token (the two token clips) is exactly 0 (Eq. 13,
+    16). log rho is clamped to [-20, 20] before the exponential; a response beyond has gradient 0, that of the clamped
+    value, so that one which has left the trust region by a factor exp(20) cannot take over the update.
 
     Args:
         log_prob: (B, T) log pi_theta of the sampled tokens, nats; any float dtype; the only argument with a gradient.
@@ -74,9 +83,9 @@ def holder_policy_loss(
         p: order of the Hölder mean, see `log_holder_mean`.
         clip_level: "sequence", "token", "none" or "both".
         clip_ratio_low, clip_ratio_high: epsilon of the lower bound, in [0, 1), and of the upper bound, >= 0 and finite.
-        rollout_is_weights: None, (B,), or (B, T) with one value over a response's unmasked tokens: importance weights of the
-            sampling policy against pi_old, one a response, >= 0; a constant.
-        batch_size: what the sum is divided by. None: the number of responses with a token in this call, at least 1. To make
+        rollout_is_weights: None, (B,), or (B, T) with one value over a response's unmasked tokens: rollout-correction
+            weights, pi_old over the sampling policy, one a response, >= 0; a constant.
+        batch_size: what the sum is divided by, in responses. None: those with a token in this call, at least 1. To make
             an update independent of its split, pass the number of responses of the whole update over the number of
             data-parallel ranks whose gradients are averaged (verl: global_batch_size / dp_size).
 
@@ -84,21 +93,21 @@ def holder_policy_loss(
         The loss, a scalar of float64 for float64 log-probabilities, else float32; and the metrics, plain floats, to be
         reduced over micro-batches and ranks as `REDUCTION` says. "Sequences" are the responses with at least one token:
         - rho_mean, rho_min, rho_max (ratio): the aggregated ratio before the sequence clip, after a token clip.
-        - clip_fraction (0 to 1), mean over sequences: whether the sequence clip binds ("sequence", "both"), the share of
-          the sequence's tokens that the clip moves ("token"), 0 ("none").
+        - clip_fraction (0 to 1), mean over sequences: whether the sequence clip binds ("sequence", "both"), the share
+          of the sequence's tokens that the clip moves ("token"), 0 ("none").
         - log_ratio_max, log_ratio_min (nats): extremes of d over tokens before any clip, the envelopes of Fig. 2.
         - weight_entropy (0 to 1), mean over sequences: entropy of W(p) over log n (Thm 1); 1 for a single token.
         - effective_sample_size (0 to 1), mean over sequences: 1 / (n sum_t W_t^2) (Thm 7).
         - bound (advantage^2), mean over sequences: A^2 rho^2, the factor of the variance bound of Thm 2.
         - ppo_kl (nats), mean over tokens: -d, the k1 estimator of KL(pi_old, pi_theta).
         - sequences, tokens (counts).
-        A call without a token has loss 0, means 0 and, as its extremes, those of nothing (max -inf, min inf), which leave
-        the extremes of other micro-batches as they are.
+        A call without a token has loss 0, means 0 and, as its extremes, those of nothing (max -inf, min inf), which
+        leave the extremes of other micro-batches as they are.
 
     Raises:
         TypeError: p is not a Python number.
-        ValueError: p is nan; clip_level, a clip ratio, batch_size or a shape is out of its range; an advantage of a response
-            with tokens is not finite or not constant over them; likewise a rollout weight, or it is negative.
+        ValueError: p is nan; clip_level, a clip ratio, batch_size or a shape is out of its range; an advantage of a
+            response with tokens is not finite or not constant over them; likewise a rollout weight, or it is negative.
     """
     p = check_p(p)
     _check_options(clip_level, clip_ratio_low, clip_ratio_high, batch_size)
@@ -109,40 +118,43 @@ def holder_policy_loss(
         rows = mask_rows(log_prob.to(dtype) - old_log_prob.to(dtype), mask)
         nonempty, count = rows.nonempty, rows.count
         log_ratio_mean, log_ratio_max, log_ratio_min = rows.mean, rows.max, rows.min  # before any clip
-        advantage, advantage_faults = _one_a_row(advantages, mask, nonempty, dtype)
-        if rollout_is_weights is None:
-            rollout_weight, rollout_faults = torch.ones_like(advantage), torch.zeros_like(advantage)
-        else:
-            rollout_weight, rollout_faults = _one_a_row(rollout_is_weights, mask, nonempty, dtype)
+        advantage, advantage_faults = _one_a_row(advantages, mask, rows)
+        ones = torch.ones_like(count)
+        rollout_weight, rollout_faults = ones, ones - 1
+        if rollout_is_weights is not None:
+            rollout_weight, rollout_faults = _one_a_row(rollout_is_weights, mask, rows)
             rollout_faults = rollout_faults + (rollout_weight < 0)
 
         moved: Tensor | None = None
         if clip_level == "token":
-            lower = torch.where(advantage < 0, math.log1p(-clip_ratio_low), -math.inf)
-            upper = torch.where(advantage > 0, math.log1p(clip_ratio_high), math.inf)
+            lower = torch.where(advantage < 0, ones * math.log1p(-clip_ratio_low), -math.inf)
+            upper = torch.where(advantage > 0, ones * math.log1p(clip_ratio_high), math.inf)
             rows, moved = _clip_tokens(rows, mask, lower, upper)
         elif clip_level == "both":
-            lower = torch.full_like(advantage, -math.log1p(clip_ratio_low))
-            rows, moved = _clip_tokens(rows, mask, lower, torch.full_like(advantage, math.log1p(clip_ratio_high)))
+            rows, moved = _clip_tokens(
+                rows, mask, ones * -math.log1p(clip_ratio_low), ones * math.log1p(clip_ratio_high)
+            )
 
         terms = holder_terms(rows, p)
+        del rows  # its (B, T) tensors are the largest temporaries
         entropy = normalized_entropy(weight_entropy(terms.weights, terms.scaled, terms.log_normalizer), count)
         sample_size = effective_sample_size(terms.weights, count)
         if moved is not None:
             terms.weights.masked_fill_(moved, 0.0)  # a clipped token does not move with theta
 
-        rho = terms.log_mean.clamp(-MAX_LOG_RHO, MAX_LOG_RHO).exp_()
+        log_rho = terms.log_mean.clamp(-MAX_LOG_RHO, MAX_LOG_RHO)
+        rho = log_rho.exp()
         surrogate = rho * advantage
-        slope = surrogate.masked_fill(terms.log_mean.abs() > MAX_LOG_RHO, 0.0)  # d surrogate / d log rho
+        slope = surrogate.masked_fill(log_rho != terms.log_mean, 0.0)  # d surrogate / d log_mean
         if clip_level in ("sequence", "both"):
             pessimistic = rho.clamp(1 - clip_ratio_low, 1 + clip_ratio_high) * advantage
             binds = pessimistic < surrogate
-            clipped = binds.to(dtype)
+            clipped = binds
             objective = torch.where(binds, pessimistic, surrogate)
             slope = slope.masked_fill_(binds, 0.0)
         else:
             objective = surrogate
-            clipped = torch.zeros_like(rho) if moved is None else moved.sum(1) / count
+            clipped = ones - 1 if moved is None else moved.sum(1, dtype=torch.int32) / count
 
         divisor = nonempty.sum().clamp_(min=1) if batch_size is None else batch_size
         scale = rollout_weight / -divisor
@@ -159,7 +171,7 @@ def holder_policy_loss(
                 surrogate.square(),
                 log_ratio_mean * count,
                 count,
-                torch.ones_like(count),
+                ones,
                 advantage_faults,
                 rollout_faults,
             )
@@ -168,10 +180,10 @@ def holder_policy_loss(
         # The one host sync of the call.
         numbers = torch.cat((sums.sum(1), extremes.amax(1))).tolist()
 
-    (rho_sum, clipped_sum, entropy_sum, sample_size_sum, bound_sum, log_ratio_sum, tokens, sequences) = numbers[:8]
-    if numbers[8]:
+    rho_sum, clipped_sum, entropy_sum, sample_size_sum, bound_sum, log_ratio_sum, tokens, sequences = numbers[:8]
+    if numbers[8] != 0:
         _raise_row_error("advantages", advantages, response_mask, minimum=-math.inf)
-    if numbers[9]:
+    if numbers[9] != 0:
         assert rollout_is_weights is not None
         _raise_row_error("rollout_is_weights", rollout_is_weights, response_mask, minimum=0.0)
     per_sequence = 1 / max(sequences, 1.0)
@@ -193,22 +205,25 @@ def holder_policy_loss(
 
 
 def _clip_tokens(rows: MaskedRows, mask: Tensor, lower: Tensor, upper: Tensor) -> tuple[MaskedRows, Tensor]:
-    """The rows with log-ratios clamped to [lower, upper], (B,) each, and (B, T) bool: the unmasked tokens that this moves."""
+    """The rows with log-ratios clamped to [lower, upper], (B,) each; and (B, T) bool, the tokens that this moves."""
     clipped = torch.maximum(rows.values, lower[:, None])
     torch.minimum(clipped, upper[:, None], out=clipped)
     moved = (clipped != rows.values).logical_and_(mask)
     return summarize_rows(clipped.mul_(rows.keep), rows.keep), moved
 
 
-def _one_a_row(values: Tensor, mask: Tensor, nonempty: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """The value that each row's unmasked tokens share (B,), 0 for a row without a token; and (B,) the number of faults: tokens
-    that differ from it and values that are not finite."""
+def _one_a_row(values: Tensor, mask: Tensor, rows: MaskedRows) -> tuple[Tensor, Tensor]:
+    """The value that each row's unmasked tokens share, (B,), 0 for a row without a token; and its fault, (B,): how far
+    the row's values lie apart, nan if one is not finite, 0 if all is well."""
+    values = values.to(rows.keep.dtype)
     if values.ndim == 1:
-        row, faults = values, torch.zeros_like(values)
-    else:
-        row = values.gather(1, mask.max(1, keepdim=True).indices).squeeze(1)  # at an unmasked token, if there is one
-        faults = (values != row[:, None]).logical_and_(mask).sum(1)
-    return torch.where(nonempty, row, 0.0).to(dtype), faults + ~torch.isfinite(row)
+        row = torch.where(rows.nonempty, values, 0.0)
+        return row, row - row
+    values = torch.where(mask, values, 0.0)
+    high, low = values.amax(1), values.amin(1)
+    row = torch.where(high > -low, high, low)  # the shared value, as the others are the masked positions' 0
+    torch.lerp(row[:, None], values, rows.keep, out=values)  # and now the masked positions hold it too
+    return row, values.amax(1) - values.amin(1)
 
 
 def _raise_row_error(name: str, values: Tensor, response_mask: Tensor, minimum: float) -> None:
@@ -253,5 +268,5 @@ def _check_shapes(
     for name, one_a_row in (("advantages", advantages), ("rollout_is_weights", rollout_is_weights)):
         if one_a_row is not None and one_a_row.shape not in (shape, shape[:1]):
             raise ValueError(
-                f"{name} has shape {tuple(one_a_row.shape)}; allowed is {tuple(shape[:1])} or log_prob's, {tuple(shape)}"
+                f"{name} has shape {tuple(one_a_row.shape)}; allowed is {tuple(shape[:1])} or {tuple(shape)}"
             )

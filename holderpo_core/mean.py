@@ -8,11 +8,12 @@ For the log-ratios d_t of one response's n tokens,
 Neither the power sum nor its logarithm is ever formed as written: the first overflows, the second cancels near p = 0.
 For any reference c and offset b (both one number a row) the identity
 
-    z_t = p (d_t - c) + b,   s = mean_t expm1(z_t),   log rho_p = c + (log1p(s) - b) / p,   W_t = (expm1(z_t) + 1) / (n (1 + s))
+    z_t = p (d_t - c) + b,   s = mean_t expm1(z_t)
+    log rho_p = c + (log1p(s) - b) / p,   W_t = (expm1(z_t) + 1) / (n (1 + s))
 
-is exact. With c the row's mean and b = 0 the sum s is of the order of p^2, and nothing cancels as p passes through 0.
-Where p (d - mean) would exceed 20, c is the row's extreme log-ratio and b = 20: every z_t <= 20, so nothing overflows;
-1 + s >= exp(20) / n, so log1p keeps its digits; and tokens near the extreme, which carry the weight, keep d_t - c exact.
+is exact. With c the row's mean and b = 0 the mean s is of the order of p^2, and nothing cancels as p passes through 0.
+Where p (d - mean) would exceed 10, c is the row's extreme log-ratio and b = 10: every z_t <= 10, so nothing overflows;
+1 + s >= exp(10) / n, so log1p keeps its digits; tokens near the extreme, which carry the weight, keep d_t - c exact.
 The choice is a `torch.where` on (B,) tensors: no data-dependent branch, no host sync, one transcendental a token.
 """
 
@@ -24,8 +25,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Largest exponent. exp(20) = 4.9e8 leaves room for sums of 1e29 tokens in float32, and is far above any token count.
-MAX_EXPONENT = 20.0
+# Largest exponent. A smaller one loses digits of 1 + s >= exp(MAX_EXPONENT) / n for long rows; a larger one, digits of
+# exp(z), whose relative error is the rounding of z.
+MAX_EXPONENT = 10.0
 # Outside these bounds p acts, to rounding, as 0 and as ±inf, and products with p could leave float32's range.
 SMALLEST_P = 1e-30
 LARGEST_P = 1e30
@@ -53,8 +55,9 @@ class MaskedRows:
 
 @dataclass(frozen=True)
 class HolderTerms:
-    """The Hölder mean, its weights, and the weights' logarithm as `scaled - log_normalizer`, without another exp or log a
-    token. Where a weight is 0, `scaled` is finite but means nothing."""
+    """The Hölder mean, its weights, and the weights' logarithm, which costs no further transcendental.
+
+    Where a weight is 0, `scaled` is finite but means nothing."""
 
     log_mean: Tensor
     """(B,): log rho_p."""
@@ -87,11 +90,12 @@ def check_p(p: float) -> float:
 def mask_rows(log_ratio: Tensor, response_mask: Tensor) -> MaskedRows:
     """Select the unmasked tokens of (B, T) log-ratios, whatever stands in masked positions (NaN and inf included)."""
     mask = response_mask.bool()
-    return summarize_rows(torch.where(mask, log_ratio, 0.0), mask.to(log_ratio.dtype))
+    keep = mask.int().to(log_ratio.dtype)  # by way of int: torch's bool to float is three times slower on a CPU
+    return summarize_rows(torch.where(mask, log_ratio, 0.0), keep)
 
 
 def summarize_rows(values: Tensor, keep: Tensor) -> MaskedRows:
-    """`MaskedRows` of (B, T) log-ratios that hold 0 in masked positions, and are overwritten. `keep` as in `MaskedRows`."""
+    """`MaskedRows` of (B, T) log-ratios that hold 0 in masked positions, and are overwritten; `keep` as there."""
     tokens = keep.sum(1)
     count = tokens.clamp(min=1)
     mean = values.sum(1).div_(count)
@@ -129,7 +133,7 @@ def _extreme_terms(rows: MaskedRows, largest: bool) -> HolderTerms:
     values.masked_fill_(masked, -math.inf if largest else math.inf)
     extreme = values.amax(1) if largest else values.amin(1)
     attained = (values == extreme[:, None]).logical_and_(~masked)
-    ties = attained.sum(1).clamp_(min=1).to(values.dtype)
+    ties = attained.sum(1, dtype=torch.int32).clamp_(min=1).to(values.dtype)
     log_mean = torch.where(rows.nonempty, extreme, 0.0)
     return HolderTerms(log_mean, attained / ties[:, None], values.zero_(), ties.log())
 
@@ -153,8 +157,8 @@ class _GradientInForward(torch.autograd.Function):
 def with_gradient(inputs: Tensor, value: Tensor, weights: Tensor, coefficient: Tensor) -> Tensor:
     """`value` as a differentiable function of `inputs`, its gradient already formed by the caller, off the tape.
 
-    inputs and weights (B, T), coefficient (B,), value (B,) or a scalar: d value / d inputs[i, t] = coefficient[i] weights[i, t],
-    where value[i] depends on row i alone if there is one a row. One multiplication is left for the backward pass, and
+    inputs and weights (B, T), coefficient (B,); value is (B,), value[i] depending on row i alone, or a scalar:
+    d value / d inputs[i, t] = coefficient[i] weights[i, t]. One multiplication is left for the backward pass, and
     `weights` is all of size (B, T) that is kept for it. Not differentiable twice."""
     result: Tensor = _GradientInForward.apply(inputs, value, weights, coefficient)  # type: ignore[no-untyped-call]
     return result
@@ -173,19 +177,19 @@ def _log_ratio_terms(log_ratio: Tensor, response_mask: Tensor, p: float) -> Hold
 
 
 def log_holder_mean(log_ratio: Tensor, response_mask: Tensor, p: float) -> Tensor:
-    """log rho_p of every row: the logarithm of the Hölder mean of its token ratios (Eq. 1), differentiable in `log_ratio`.
+    """log rho_p of every row, the logarithm of the Hölder mean of its token ratios (Eq. 1); differentiable.
 
     Args:
         log_ratio: (B, T) log pi_theta - log pi_old, nats; any float dtype. Masked positions may hold anything.
         response_mask: (B, T) bool or 0/1; True (1) marks a response token.
-        p: a Python float: any real number, 0 (geometric mean), inf (maximum) or -inf (minimum). |p| < 1e-30 is computed as
-            0 and |p| > 1e30 as ±inf. Under torch.compile every new value of p compiles anew: leave this call uncompiled
-            where p is annealed.
+        p: a Python float: any real number, 0 (geometric mean), inf (maximum) or -inf (minimum). |p| < 1e-30 is computed
+            as 0 and |p| > 1e30 as ±inf. Under torch.compile every new value of p compiles anew: leave this call
+            uncompiled where p is annealed.
 
     Returns:
         (B,) nats; float64 for a float64 `log_ratio`, else float32. A row without a token gives 0.
-        The gradient is `holder_weights` (Eq. 3), formed in the forward pass; exactly 0 in masked positions. At ±inf it is
-        shared equally by the tokens that attain the extreme. It cannot be differentiated again.
+        The gradient is `holder_weights` (Eq. 3), formed in the forward pass; exactly 0 in masked positions. At ±inf it
+        is shared equally by the tokens that attain the extreme. It cannot be differentiated again.
 
     Raises:
         TypeError: p is not a Python number.
@@ -198,7 +202,7 @@ def log_holder_mean(log_ratio: Tensor, response_mask: Tensor, p: float) -> Tenso
 def holder_weights(log_ratio: Tensor, response_mask: Tensor, p: float) -> Tensor:
     """W(p): the share of every token in the gradient of its row's log rho_p, softmax(p * log_ratio) (Eq. 3).
 
-    Arguments, dtypes and errors as for `log_holder_mean`. Returns (B, T), detached from autograd: each row sums to 1 over
-    its unmasked tokens; masked positions, and rows without a token, are 0.
+    Arguments, dtypes and errors as for `log_holder_mean`. Returns (B, T), detached from autograd: each row sums to 1
+    over its unmasked tokens; masked positions, and rows without a token, are 0.
     """
     return _log_ratio_terms(log_ratio, response_mask, p).weights

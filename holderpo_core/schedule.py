@@ -21,8 +21,8 @@ class Schedule:
     - "power":    u^power                              slow at first for power > 1
     - "cubic":    (1 + (2 u - 1)^3) / 2                fast, slow around the midpoint, fast
 
-    which are the ascending and the descending rows of Table 5. Unlike there, where u = step / T, the last of T steps has
-    u = 1: the first step uses exactly p_start and the last exactly p_end.
+    which are the ascending and the descending rows of Table 5. There u = step / T; here u = step / (T - 1), so that the
+    first step uses exactly p_start and the last exactly p_end.
 
     Fields (config keys `holder.schedule`, `holder.p_start`, `holder.p_end`, `holder.steps`, `holder.power`):
         shape: one of `SHAPES`.
@@ -62,7 +62,9 @@ class Schedule:
             if not math.isfinite(self.p_end):
                 raise ValueError(f"holder.p_end is {self.p_end}; allowed is a finite number")
         if self.steps is not None and (not _is_int(self.steps) or self.steps < 2):
-            raise ValueError(f"holder.steps is {self.steps!r}; allowed is an integer of at least 2, or null (the whole run)")
+            raise ValueError(
+                f"holder.steps is {self.steps!r}; allowed is an integer of at least 2, or null (whole run)"
+            )
         if self.power is not None:
             if self.shape != "power":
                 raise ValueError(f"holder.power is {self.power} while holder.schedule is {self.shape}; allowed is null")
@@ -106,4 +108,4 @@ def _is_int(value: object) -> bool:
 
 def _check_number(key: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError(f"{key} is {value!r}; allowed is a number")  # noqa: TRY004 (every wrong knob raises one error)
+        raise ValueError(f"{key} is {value!r}; allowed is a number")

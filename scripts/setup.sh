@@ -89,6 +89,7 @@ set_up() {
     local began=$SECONDS
     check_machine
     make_venv
+    trap 's=$?; ((s == 0)) || say "not finished; run it again to start over" >&2' EXIT
     say "[1/4] uv $UV_VERSION, the installer"
     "$VENV/bin/python" -m pip install --disable-pip-version-check --quiet "uv==$UV_VERSION"
     say "[2/4] torch, CPU build"
@@ -110,5 +111,4 @@ if command -v flock >/dev/null; then
     flock --nonblock 9 || { say "another set-up is running here; waiting for it"; flock 9; }
     is_done && exit 0
 fi
-trap 's=$?; ((s == 0)) || say "not finished; run it again to start over" >&2' EXIT
 set_up

@@ -31,7 +31,9 @@ def holder_schedule(config: DictConfig) -> Schedule | None:
         raise ConfigError(str(error)) from None
 
 
-def _number(config: DictConfig, key: str, low: float, high: float, *, whole: bool = False, nullable: bool = False) -> None:
+def _number(
+    config: DictConfig, key: str, low: float, high: float, *, whole: bool = False, nullable: bool = False
+) -> None:
     value = OmegaConf.select(config, key)
     if value is None and nullable:
         return
@@ -80,14 +82,15 @@ def check_config(config: DictConfig) -> None:
     batch, mini_batch = config.data.train_batch_size, config.actor_rollout_ref.actor.ppo_mini_batch_size
     if batch % mini_batch:
         raise ConfigError(
-            f"{actor}.ppo_mini_batch_size is {mini_batch}; allowed are the divisors of data.train_batch_size={batch} (both count "
-            "prompts)"
+            f"{actor}.ppo_mini_batch_size is {mini_batch}; "
+            f"allowed are the divisors of data.train_batch_size={batch} (both count prompts)"
         )
     if config.algorithm.adv_estimator == "grpo" and config.actor_rollout_ref.rollout.n < 2:
         raise ConfigError(f"{rollout}.n is 1; allowed is at least 2: a group's rewards are compared with each other")
     if schedule is not None and config.algorithm.adv_estimator == "gae":
         raise ConfigError(
-            "algorithm.adv_estimator is 'gae'; allowed for loss mode holder are those with one advantage a sequence: grpo, rloo, ..."
+            "algorithm.adv_estimator is 'gae'; "
+            "allowed for loss mode holder are those with one advantage a sequence: grpo, rloo, ..."
         )
     if config.deterministic and config.trainer.v1.trainer_mode != "sync":
         raise ConfigError(

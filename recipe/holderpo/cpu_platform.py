@@ -146,7 +146,7 @@ def _name_vllm_distribution() -> None:
     importlib.metadata.version = version(importlib.metadata.version)
 
 
-def _use_plain_gloo(distributed: ModuleType) -> None:
+def _use_plain_gloo(distributed: Any) -> None:
     """verl asks torch for the backend "cpu:gloo,cpu:gloo", and torch refuses a device that is named twice.
 
     Unnecessary once verl's `initialize_global_process_group_ray` leaves out a second entry for the CPU.
@@ -159,7 +159,7 @@ def _use_plain_gloo(distributed: ModuleType) -> None:
     distributed.initialize_global_process_group_ray = initialize_global_process_group_ray
 
 
-def _register_fsdp_engines(fsdp: ModuleType) -> None:
+def _register_fsdp_engines(fsdp: Any) -> None:
     """verl registers its FSDP engines for "cuda" and "npu" only; they run on gloo as they are (strategy fsdp2)."""
     from verl.workers.engine.base import EngineRegistry
 
@@ -170,7 +170,7 @@ def _register_fsdp_engines(fsdp: ModuleType) -> None:
         EngineRegistry.register(model_type=model_type, backend=["fsdp2"], device="cpu")(engine)
 
 
-def _copy_received_weights(transfer: ModuleType) -> None:
+def _copy_received_weights(transfer: Any) -> None:
     """On a CPU `tensor.to(device)` is a view of the shared segment, which then cannot be closed ("cannot close exported
     pointers exist"), and which the sender overwrites with the next bucket: hand on copies.
 
@@ -188,7 +188,7 @@ def _copy_received_weights(transfer: ModuleType) -> None:
     transfer.BucketedWeightReceiver.receive_weights = receive_weights
 
 
-def _keep_linear_weights(layers_utils: ModuleType) -> None:
+def _keep_linear_weights(layers_utils: Any) -> None:
     """vLLM's CPU linear layers pack their weights after loading and drop the originals, so that a later weight update
     finds no parameter to load into. Plain `torch.nn.functional.linear` keeps them (and costs about a third of the speed).
 

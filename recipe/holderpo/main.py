@@ -5,9 +5,12 @@ trainer, show progress, draw the curves. Nothing heavy is imported before the co
 """
 
 import importlib.util
+import io
 import os
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import hydra
@@ -42,9 +45,9 @@ def check(config: DictConfig) -> None:
     from verl.utils.config import validate_config
 
     try:
-        validate_config(
-            config=config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config)
-        )
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # it also prints that all is well
+            use_reference_policy, use_critic = need_reference_policy(config), need_critic(config)
+            validate_config(config=config, use_reference_policy=use_reference_policy, use_critic=use_critic)
     except (AssertionError, ValueError, TypeError) as error:
         raise ConfigError(f"verl refuses this config: {error}") from error
 
@@ -56,8 +59,16 @@ def train(config: DictConfig) -> None:
     from recipe.holderpo.report.console import Progress
     from recipe.holderpo.runner import HolderTaskRunner
 
-    with Progress(Path(config.run_dir) / "metrics.jsonl", config.trainer.total_training_steps):
+    run_dir = Path(config.run_dir)
+    with Progress(run_dir / "metrics.jsonl", config.trainer.total_training_steps), _output_to(run_dir / "driver.log"):
         run_ppo(config, task_runner_class=HolderTaskRunner)
+
+
+@contextmanager
+def _output_to(path: Path) -> Iterator[None]:
+    """Keep what verl and Ray print in this process in a file; the console is for a line a step."""
+    with path.open("a") as log, redirect_stdout(log), redirect_stderr(log):
+        yield
 
 
 def report(config: DictConfig) -> None:
@@ -74,10 +85,10 @@ def run(config: DictConfig) -> None:
     config = resolve(config)
     # Ray's and vLLM's processes inherit these; verl reads VERL_PLATFORM when it is imported.
     os.environ.update({name: str(value) for name, value in config.env.items()})
-    import importlib
+    from recipe.holderpo.local import prepare
 
     check_config(config)
-    config.embedded_model and importlib.import_module("recipe.holderpo.local.prepare").ensure(config.embedded_model, config.embedded_data, Path(config.cache_dir))
+    prepare.ensure(config.embedded_model, config.embedded_data, Path(config.cache_dir))
     check(config)
     run_dir = Path(config.run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -86,9 +97,12 @@ def run(config: DictConfig) -> None:
     try:
         train(config)
     except KeyboardInterrupt:
+        print("\nstopping ...", flush=True)
         _stop_ray()
         again = shlex.join(a for a in sys.argv[1:] if not a.startswith("run="))
-        print(f"\nstopped; to go on from the last checkpoint: bash scripts/run_local.sh run={config.run} {again}".rstrip())
+        print(
+            f"stopped; to go on from the last checkpoint: bash scripts/run_local.sh run={config.run} {again}".rstrip()
+        )
         sys.exit(130)
     _stop_ray()
     report(config)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from verl.workers.config import ActorConfig, PolicyLossConfig
 
-from holderpo_core import holder_policy_loss
+from holderpo_core import ClipLevel, holder_policy_loss
 
 METRIC_PREFIX = "holder/"
 
@@ -25,7 +25,7 @@ class HolderLossConfig(PolicyLossConfig):
 
     loss_mode: str = "holder"
     p: float | None = None
-    clip_level: str = "sequence"
+    clip_level: ClipLevel = "sequence"
 
 
 def compute_policy_loss_holder(

@@ -75,12 +75,15 @@ def finish_metrics(metrics: dict[str, float]) -> dict[str, float]:
 class StepPMixin:
     """Over a verl worker class: wraps the actor's loss so that p comes with each batch."""
 
+    actor: Any  # verl's TrainingWorker; None in a worker without an actor
+    loss_fn: LossFn
+
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def init_model(self) -> None:
         super().init_model()  # type: ignore[misc]
-        if self.actor is not None:  # type: ignore[has-type]
-            self.loss_fn = partial(loss_with_step_p, loss_fn=self.loss_fn)  # type: ignore[has-type]
-            self.actor.set_loss_fn(self.loss_fn)  # type: ignore[has-type]
+        if self.actor is not None:
+            self.loss_fn = partial(loss_with_step_p, loss_fn=self.loss_fn)
+            self.actor.set_loss_fn(self.loss_fn)
 
 
 class HolderActorRolloutRefWorker(StepPMixin, ActorRolloutRefWorker):

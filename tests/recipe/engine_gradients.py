@@ -7,17 +7,19 @@ way of splitting (micro-batch sizes 1, 3 and 8 where they divide a rank's share;
 import os
 import sys
 from functools import partial
+from typing import cast
 
 import torch
 import torch.distributed as dist
 from tensordict import TensorDict
+from verl.trainer.config import CheckpointConfig
 from verl.utils import tensordict_utils as tu
 from verl.utils.metric import Metric, reduce_metrics
-from verl.trainer.config import CheckpointConfig
 from verl.workers.config import FSDPActorConfig, FSDPEngineConfig, FSDPOptimizerConfig, HFModelConfig
 from verl.workers.engine import EngineRegistry
 from verl.workers.utils.losses import ppo_loss
 
+from holderpo_core import ClipLevel
 from recipe.holderpo.policy_loss import HolderLossConfig
 from recipe.holderpo.worker import P_KEY, finish_metrics, loss_with_step_p
 
@@ -53,8 +55,8 @@ def mini_batch() -> TensorDict:
 
 
 def main() -> None:
-    model_dir, out, rank, world, port, clip_level = sys.argv[1:]
-    rank, world = int(rank), int(world)
+    model_dir, out, port, clip_level = *sys.argv[1:3], *sys.argv[5:7]
+    rank, world = map(int, sys.argv[3:5])
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
     dist.init_process_group("cpu:gloo", rank=rank, world_size=world)
     fp32 = {"param_dtype": "fp32", "reduce_dtype": "fp32", "buffer_dtype": "fp32"}
@@ -66,7 +68,9 @@ def main() -> None:
         model_type="language_model",
         backend="fsdp2",
         model_config=HFModelConfig(
-            path=model_dir, use_remove_padding=False, override_config={"attn_implementation": "sdpa"},
+            path=model_dir,
+            use_remove_padding=False,
+            override_config={"attn_implementation": "sdpa"},
             enable_gradient_checkpointing=False,
         ),
         engine_config=engine_config,
@@ -75,22 +79,33 @@ def main() -> None:
     )
     engine.initialize()
     actor = FSDPActorConfig(
-        strategy="fsdp2", rollout_n=1, ppo_micro_batch_size_per_gpu=1, loss_agg_mode="seq-mean-token-mean",
-        policy_loss=HolderLossConfig(clip_level=clip_level),
+        strategy="fsdp2",
+        rollout_n=1,
+        ppo_micro_batch_size_per_gpu=1,
+        loss_agg_mode="seq-mean-token-mean",
+        policy_loss=HolderLossConfig(clip_level=cast(ClipLevel, clip_level)),
     )
     loss_fn = partial(loss_with_step_p, loss_fn=partial(ppo_loss, config=actor))
 
     results = {}
     share = SEQUENCES // world
     splits: list[dict[str, object]] = [
-        {"use_dynamic_bsz": False, "micro_batch_size_per_gpu": size} for size in sorted({1, 3, 8, share}) if share % size == 0
+        {"use_dynamic_bsz": False, "micro_batch_size_per_gpu": size}
+        for size in sorted({1, 3, 8, share})
+        if share % size == 0
     ]
     splits.append({"use_dynamic_bsz": True, "max_token_len_per_gpu": 40})
     for split in splits:
         data = tu.chunk_tensordict(mini_batch(), world)[rank]
         tu.assign_non_tensor(
-            data, temperature=1.0, global_batch_size=SEQUENCES, use_remove_padding=False, use_fused_kernels=False,
-            calculate_entropy=False, **{P_KEY: -1.3}, **split,
+            data,
+            temperature=1.0,
+            global_batch_size=SEQUENCES,
+            use_remove_padding=False,
+            use_fused_kernels=False,
+            calculate_entropy=False,
+            **{P_KEY: -1.3},
+            **split,
         )
         with engine.train_mode():
             engine.optimizer_zero_grad()

@@ -19,7 +19,9 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
     tokenizer = build_tokenizer()
     tokenizer.save_pretrained(folder)
-    build_model(TinyModelConfig(hidden_size=32, intermediate_size=48, num_layers=1), tokenizer, seed=1).save_pretrained(folder)
+    build_model(TinyModelConfig(hidden_size=32, intermediate_size=48, num_layers=1), tokenizer, seed=1).save_pretrained(
+        folder
+    )
     return folder
 
 
@@ -52,8 +54,12 @@ def test_gradient_and_metrics_do_not_depend_on_the_split(model_dir: Path, tmp_pa
     for world in (1, 2):
         for split, result in _run(model_dir, tmp_path / f"{world}.pt", world, clip_level).items():
             results[f"{world} ranks, {split}"] = result
-    assert len(results) == 10  # micro-batches of 1, 3, 8, everything and dynamic; on 1 and on 2 ranks (48 and 24 sequences each)
-    reference_gradient, reference_metrics = results.pop("1 ranks, {'use_dynamic_bsz': False, 'micro_batch_size_per_gpu': 48}")
+    assert (
+        len(results) == 10
+    )  # micro-batches of 1, 3, 8, everything and dynamic; on 1 and on 2 ranks (48 and 24 sequences each)
+    reference_gradient, reference_metrics = results.pop(
+        "1 ranks, {'use_dynamic_bsz': False, 'micro_batch_size_per_gpu': 48}"
+    )
     assert reference_gradient.norm() > 1e-3
     assert 0 < reference_metrics["holder/clip_fraction"] < 1, "the case must have clipped and unclipped sequences"
     for name, (gradient, metrics) in results.items():

@@ -1,6 +1,7 @@
 """p's last stretch (batch -> loss) and the reduction of metrics over micro-batches, ranks and mini-batches."""
 
 import random
+from collections.abc import Mapping
 from functools import partial
 from types import SimpleNamespace
 
@@ -48,7 +49,7 @@ def test_reduction_is_that_of_the_undivided_batch(seed: int, ranks: int) -> None
     assert not any(key.startswith("actor/holder/") for key in finished)
 
 
-def _summary(sequences: list[dict[str, float]], kinds: dict[str, str]) -> dict[str, float]:
+def _summary(sequences: list[dict[str, float]], kinds: Mapping[str, str]) -> dict[str, float]:
     """The metrics of some sequences, computed from their definition."""
     tokens = sum(s["tokens"] for s in sequences)
     out: dict[str, float] = {"sequences": float(len(sequences)), "tokens": float(tokens)}

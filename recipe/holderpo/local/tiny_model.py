@@ -1,9 +1,9 @@
 """A small Qwen2-architecture model with a byte-level tokenizer, built from nothing.
 
-The architecture is Qwen2 so that transformers, verl and vLLM all know it. A folder whose ``model_type`` is ``qwen2`` gets
-``Qwen2Tokenizer`` from ``AutoTokenizer`` whatever tokenizer class was saved in it, so the tokenizer is one: a byte-level
-BPE with the 256 byte symbols, no merges and three special tokens. Every byte is one token, a newline too, which verl's
-agent loop requires of Qwen models.
+The architecture is Qwen2 so that transformers, verl and vLLM all know it. A folder whose ``model_type`` is ``qwen2``
+gets ``Qwen2Tokenizer`` from ``AutoTokenizer`` whatever tokenizer class was saved in it, so the tokenizer is one: a
+byte-level BPE with the 256 byte symbols, no merges and three special tokens. Every byte is one token, a newline too,
+which verl's agent loop requires of Qwen models.
 """
 
 from __future__ import annotations

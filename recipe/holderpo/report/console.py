@@ -7,7 +7,7 @@ import threading
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import TextIO, final
+from typing import TextIO
 
 from tqdm import tqdm
 
@@ -21,10 +21,10 @@ STARTING = "starting Ray, vLLM and the trainer ..."
 
 
 def step_line(metrics: dict[str, float], total_steps: int) -> str:
-    """One step as a line of at most 120 columns, from a record of `read_metrics`.
+    """One step as a line of at most 120 columns (up to 9999 steps and |p| < 100), from a record of `read_metrics`.
 
-    Only what the record holds is named: validation where there was one, p and the ratios where the loss is Hölder's. The
-    seconds are those of the step without its validation.
+    Only what the record holds is named: validation where there was one, p and the ratios where the loss is Hölder's.
+    The seconds are those of the step without its validation.
     """
     width = len(str(total_steps))
     parts = [f"step {int(metrics['step']):{width + 1}d}/{total_steps}"]
@@ -34,9 +34,9 @@ def step_line(metrics: dict[str, float], total_steps: int) -> str:
         parts.append(f"reward {_short(metrics['critic/score/mean'])}")
     sampled, greedy = accuracy(metrics, greedy=False), accuracy(metrics, greedy=True)
     if sampled is not None:
-        parts.append(f"acc {_short(sampled)}" + ("" if greedy is None else f" (greedy {_short(greedy)})"))
+        parts.append(f"acc {sampled:.2f}" + ("" if greedy is None else f" (greedy {greedy:.2f})"))
     elif greedy is not None:
-        parts.append(f"greedy acc {_short(greedy)}")
+        parts.append(f"greedy acc {greedy:.2f}")
     if "holder/rho_min" in metrics:
         parts.append(f"rho {_short(metrics['holder/rho_min'])}-{_short(metrics['holder/rho_max'])}")
     clip_fraction = metrics.get("holder/clip_fraction", metrics.get("actor/pg_clipfrac"))
@@ -55,22 +55,21 @@ def step_line(metrics: dict[str, float], total_steps: int) -> str:
 def _short(value: float) -> str:
     """Two decimals, or two significant figures where these would say nothing or take too much room."""
     if not math.isfinite(value) or value == 0 or 0.005 <= abs(value) < 999.5:
-        return f"{value:.2f}" if abs(value) < 100 else f"{value:.0f}"
+        return f"{value:.2f}" if abs(value) < 99.995 else f"{value:.0f}"
     return f"{value:.0e}"
 
 
 def _seconds(value: float) -> str:
-    return f"{value:.1f} s" if value < 1000 else f"{value:.0f} s"
+    return f"{value:.1f} s" if value < 999.95 else f"{value:.0f} s"
 
 
-@final
 class Progress:
     """Follows a metrics.jsonl that other processes write, from a background thread, until the `with` block is left.
 
     Prints `step_line` for each line written after the block was entered; lines that were there before, and those that
-    `RunRecord.resume_from` keeps of them, are not printed again. On a terminal a bar below the lines shows the time left;
-    elsewhere the output is plain lines without control characters. What was written before the end of the block is
-    printed, whatever the reason for leaving it.
+    `RunRecord.resume_from` keeps of them, are not printed again. On a terminal a bar below the lines shows the time
+    left; elsewhere the output is plain lines without control characters. What was written before the end of the block
+    is printed, whatever the reason for leaving it.
 
     Args:
         metrics_path: need not exist yet.
@@ -123,7 +122,9 @@ class Progress:
             if self._bar is not None:
                 self._bar.close()
                 # The time left is computed from the steps that this process saw.
-                self._bar = tqdm(total=self._total_steps, initial=step, file=self._stream, bar_format=BAR, ncols=BAR_WIDTH)
+                self._bar = tqdm(
+                    total=self._total_steps, initial=step, file=self._stream, bar_format=BAR, ncols=BAR_WIDTH
+                )
         if self._bar is not None:
             self._bar.n = step
         self._print(step_line(record, self._total_steps))

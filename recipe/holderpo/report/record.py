@@ -1,7 +1,7 @@
-"""The run's record, `metrics.jsonl`: one JSON object a line, one line a step, each step once however often it was resumed.
+"""The run's record, `metrics.jsonl`: one JSON object a line, each step once however often the run was resumed.
 
-docs/metrics.md describes the keys. Only the standard library is imported: the file is followed and read by processes that
-have no use for torch, Ray or verl.
+docs/metrics.md describes the keys. Only the standard library is imported: the file is followed and read by processes
+that have no use for torch, Ray or verl.
 """
 
 import json
@@ -15,8 +15,8 @@ from typing import Any
 
 METRICS_FILE = "metrics.jsonl"
 
-# JSON has no NaN and no infinities; p = inf is a legal value and a NaN gradient norm must stay visible, so null would lose
-# something. Python's float() reads these three names.
+# JSON has no NaN and no infinities. p = inf is a legal value and a NaN gradient norm must stay visible, so null would
+# lose something. Python's float() reads these three names.
 _NON_FINITE = ("NaN", "Infinity", "-Infinity")
 
 _ACCURACY = re.compile(r"val-core/(?P<source>.+)/acc/mean@\d+")
@@ -38,22 +38,20 @@ class RunRecord:
         Args:
             step: the restored global step; 0 is a fresh run, which starts the file anew.
         """
-        kept = [record for record in read_metrics(self.path) if record["step"] <= step] if self._goes_on(step) else []
+        old = read_metrics(self.path) if step > 0 and self.path.exists() else []
+        kept = [record for record in old if record["step"] <= step]
         part = self.path.with_name(self.path.name + ".part")
         part.write_text("".join(_line(record) for record in kept), encoding="utf-8")
         os.replace(part, self.path)
-
-    def _goes_on(self, step: int) -> bool:
-        return step > 0 and self.path.exists()
 
     def step(self, step: int, metrics: dict[str, Any]) -> None:
         """Append one line: "step", "time" (unix seconds) and the metrics, on disk when this returns.
 
         Args:
             step: global step; 0 for the validation before training.
-            metrics: scalars by name. Python and NumPy integers and floats are taken; NaN and infinities are written as the
-                strings "NaN", "Infinity", "-Infinity". Names that begin with "_" are left out: verl passes notes to its
-                own logger under such names.
+            metrics: scalars by name. Python and NumPy integers and floats are taken; NaN and infinities are written as
+                the strings "NaN", "Infinity", "-Infinity". Names that begin with "_" are left out: verl passes notes to
+                its own logger under such names.
 
         Raises:
             TypeError: a value is not a number.
@@ -113,8 +111,8 @@ def parse_line(line: str) -> dict[str, float]:
 def accuracy(metrics: dict[str, float], *, greedy: bool) -> float | None:
     """Validation accuracy of a step in [0, 1], or None where it has none.
 
-    The mean over data sources of verl's `val-core/<data source>/acc/mean@n`. Data sources that end in "_greedy" are those
-    sampled at temperature 0.
+    The mean over data sources of verl's `val-core/<data source>/acc/mean@n`. Data sources that end in "_greedy" are
+    those sampled at temperature 0.
     """
     values = []
     for key, value in metrics.items():

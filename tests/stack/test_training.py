@@ -1,0 +1,144 @@
+"""What only the whole stack can show."""
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+pytestmark = pytest.mark.stack
+
+ROOT = Path(__file__).parents[2]
+Records = list[dict[str, float]]
+Train = Callable[..., Records]
+
+STEPS, SAVED = 6, 3
+RUN = (
+    f"trainer.total_training_steps={STEPS}",
+    f"trainer.save_freq={SAVED}",
+    "trainer.max_actor_ckpt_to_keep=null",
+    "deterministic=true",
+    "actor_rollout_ref.actor.optim.lr=1e-3",
+    "actor_rollout_ref.actor.optim.lr_warmup_steps=4",
+)
+
+
+@pytest.fixture(scope="module")
+def whole_run(train: Train, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Records]:
+    run_dir = tmp_path_factory.mktemp("whole") / "run"
+    return run_dir, train(run_dir, *RUN, f"trainer.rollout_data_dir={run_dir}/rollouts")
+
+
+def test_p_is_that_of_the_schedule_in_every_step(whole_run: tuple[Path, Records]) -> None:
+    _, records = whole_run
+    assert [r["step"] for r in records] == list(range(1, STEPS + 1))
+    assert [r["holder/p"] for r in records] == pytest.approx([2 - 4 * i / (STEPS - 1) for i in range(STEPS)], abs=1e-12)
+    assert records[0]["holder/p"] == 2.0 and records[-1]["holder/p"] == -2.0  # exactly
+
+
+def test_every_rollout_comes_from_exactly_the_trainers_weights(whole_run: tuple[Path, Records]) -> None:
+    """vLLM's probabilities of the tokens it sampled against the trainer's, after up to five updates at a high rate."""
+    _, records = whole_run
+    for record in records:
+        assert record["training/rollout_probs_diff_max"] < 1e-6, f"step {record['step']}"
+    moved = max(record["holder/log_ratio_max"] for record in records)
+    assert moved > 1e-2, "the weights must have moved by far more than the difference allowed"
+
+
+def test_a_resumed_run_is_the_uninterrupted_one(whole_run: tuple[Path, Records], train: Train, tmp_path: Path) -> None:
+    """p, learning rate, data order, texts and metrics of steps 4-6, and the final weights and optimiser state."""
+    whole_dir, whole = whole_run
+    resumed_dir = tmp_path / "run"
+    _copy_run(whole_dir, resumed_dir, SAVED)
+    resumed = train(resumed_dir, *RUN, f"trainer.rollout_data_dir={resumed_dir}/rollouts")
+    assert [r["step"] for r in resumed] == list(range(1, STEPS + 1)), "each step once, those before the resume too"
+    for expected, got in zip(whole[SAVED:], resumed[SAVED:], strict=True):
+        step = int(expected["step"])
+        assert _texts(whole_dir, step) == _texts(resumed_dir, step), f"step {step}"
+        assert got["holder/p"] == expected["holder/p"] and got["actor/lr"] == expected["actor/lr"]
+        for key in expected:
+            if key.startswith(("holder/", "actor/", "critic/", "response_length/", "group/")) and "mfu" not in key:
+                assert got[key] == pytest.approx(expected[key], rel=1e-4, abs=1e-6), f"step {step}: {key}"
+    for part in ("model", "optim"):
+        name = f"checkpoints/global_step_{STEPS}/actor/{part}_world_size_1_rank_0.pt"
+        expected, got = (torch.load(folder / name, weights_only=False) for folder in (whole_dir, resumed_dir))
+        _assert_same(expected, got, part)
+
+
+def _copy_run(source: Path, target: Path, last_step: int) -> None:
+    """A copy of a run as it was when it had just saved the checkpoint of `last_step`."""
+    shutil.copytree(source, target)
+    for checkpoint in (target / "checkpoints").glob("global_step_*"):
+        if int(checkpoint.name.removeprefix("global_step_")) > last_step:
+            shutil.rmtree(checkpoint)
+    (target / "checkpoints" / "latest_checkpointed_iteration.txt").write_text(str(last_step))
+
+
+def _texts(run_dir: Path, step: int) -> list[tuple[str, str]]:
+    lines = (run_dir / "rollouts" / f"{step}.jsonl").read_text().splitlines()
+    return sorted((row["input"], row["output"]) for row in map(json.loads, lines))
+
+
+def _assert_same(expected: object, got: object, where: str) -> None:
+    if isinstance(expected, torch.Tensor):
+        assert isinstance(got, torch.Tensor)
+        a, b = (t.full_tensor() if hasattr(t, "full_tensor") else t for t in (expected, got))
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6, msg=lambda message: f"{where}: {message}")
+    elif isinstance(expected, dict):
+        assert isinstance(got, dict) and expected.keys() == got.keys(), where
+        for key in expected:
+            _assert_same(expected[key], got[key], f"{where}.{key}")
+    elif isinstance(expected, list | tuple):
+        assert isinstance(got, list | tuple) and len(expected) == len(got), where
+        for i, (a, b) in enumerate(zip(expected, got, strict=True)):
+            _assert_same(a, b, f"{where}[{i}]")
+    else:
+        assert expected == got, where
+
+
+@pytest.mark.parametrize("algo", ["holder_static", "grpo", "dr_grpo", "gspo", "gmpo", "dapo"])
+def test_every_algo_trains(train: Train, tmp_path: Path, algo: str) -> None:
+    records = train(tmp_path / "run", f"algo={algo}", "trainer.total_training_steps=3")
+    assert [r["step"] for r in records] == [1, 2, 3]
+    assert any(r["actor/grad_norm"] > 0 for r in records)
+    assert all(math.isfinite(r["actor/pg_loss"]) for r in records)
+    if algo == "holder_static":
+        assert [r["holder/p"] for r in records] == [0.0, 0.0, 0.0]
+
+
+def test_colocate_async_anneals_p_on_two_ranks(train: Train, tmp_path: Path) -> None:
+    records = train(
+        tmp_path / "run",
+        "trainer.v1.trainer_mode=colocate_async",
+        "trainer.n_gpus_per_node=2",
+        "trainer.total_training_steps=3",
+    )
+    assert [r["holder/p"] for r in records] == [2.0, 0.0, -2.0]
+    assert all(r["training/rollout_probs_diff_max"] < 1e-6 for r in records)
+
+
+def test_constant_p_in_verls_own_main(
+    whole_run: tuple[Path, Records], small_overrides: list[str], tmp_path: Path
+) -> None:
+    """`python -m verl.trainer.main_ppo`, the plugin and overrides of `policy_loss` are all that a constant p needs."""
+    config_dir = whole_run[0]  # config.yaml: the CPU settings, spelt out
+    command = [
+        sys.executable, "-m", "verl.trainer.main_ppo", f"--config-path={config_dir}", "--config-name=config",
+        "actor_rollout_ref.actor.policy_loss.p=0.5", "actor_rollout_ref.actor.policy_loss.clip_level=token",
+        "actor_rollout_ref.rollout.agent.default_agent_loop=single_turn_agent", "trainer.total_training_steps=2",
+        "trainer.save_freq=-1", f"trainer.default_local_dir={tmp_path}", "trainer.rollout_data_dir=null",
+        "trainer.logger=[file]", "trainer.resume_mode=disable", f"hydra.run.dir={tmp_path}/hydra",
+    ]  # fmt: skip
+    log = tmp_path / "log.jsonl"
+    env = os.environ | {"VERL_PLATFORM": "cpu", "VLLM_CPU_KVCACHE_SPACE": "1", "VERL_FILE_LOGGER_PATH": str(log)}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, env=env)
+    assert done.returncode == 0, done.stderr[-6000:]
+    logged = [json.loads(line) for line in log.read_text().splitlines()]
+    assert len(logged) == 2
+    assert all("actor/holder/rho_mean" in row["data"] for row in logged)
