@@ -26,7 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from verl.trainer.ppo.core_algos import get_policy_loss_fn
 from verl.workers.config import FSDPActorConfig
 
-from holderpo_core import CLIP_LEVELS, holder_policy_loss
+from holderpo_core import CLIP_LEVELS, ClipLevel, holder_policy_loss
 
 SHAPES = ((8, 3000), (64, 3000), (256, 1024))
 HOLDER_P = (2.0, 0.0, -2.0)
@@ -49,7 +49,7 @@ def make_losses(batch: int, length: int, device: str) -> dict[str, Callable[[], 
         mode = "seq-mean-token-mean"
         return lambda: torch.autograd.grad(function(old, new, advantages, mask, mode, config)[0], new)[0]
 
-    def holder(clip_level: str, p: float) -> Callable[[], Tensor]:
+    def holder(clip_level: ClipLevel, p: float) -> Callable[[], Tensor]:
         def run() -> Tensor:
             loss, _ = holder_policy_loss(new, old, advantages, mask, p, clip_level=clip_level)
             return torch.autograd.grad(loss, new)[0]

@@ -149,7 +149,7 @@ def holder_policy_loss(
         if clip_level in ("sequence", "both"):
             pessimistic = rho.clamp(1 - clip_ratio_low, 1 + clip_ratio_high) * advantage
             binds = pessimistic < surrogate
-            clipped = binds
+            clipped = binds.to(dtype)
             objective = torch.where(binds, pessimistic, surrogate)
             slope = slope.masked_fill_(binds, 0.0)
         else:

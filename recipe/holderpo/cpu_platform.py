@@ -196,7 +196,7 @@ def _keep_linear_weights(layers_utils: Any) -> None:
     """
 
     def dispatch_cpu_unquantized_gemm(layer: torch.nn.Module, remove_weight: bool) -> None:
-        layer.cpu_linear = torch.nn.functional.linear
+        layer.cpu_linear = torch.nn.functional.linear  # type: ignore[assignment]
 
     layers_utils.dispatch_cpu_unquantized_gemm = dispatch_cpu_unquantized_gemm
 

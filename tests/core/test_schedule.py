@@ -13,6 +13,7 @@ from holderpo_core import SHAPES, Schedule, Shape
 ANNEALED: tuple[Shape, ...] = ("linear", "cosine", "power", "cubic")
 ends = st.floats(-50, 50)
 shapes = st.sampled_from(ANNEALED)
+LINEAR: dict[str, Any] = {"shape": "linear", "p_start": 2.0, "p_end": -2.0}
 schedule_test = settings(max_examples=200, deadline=None)
 
 
@@ -112,7 +113,7 @@ def test_steps_overrides_the_run() -> None:
 )
 def test_wrong_fields(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message) as error:
-        Schedule(**({"shape": "linear", "p_start": 2.0, "p_end": -2.0} | fields))
+        Schedule(**(LINEAR | fields))
     assert "\n" not in str(error.value)
 
 

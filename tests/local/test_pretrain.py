@@ -23,7 +23,7 @@ from recipe.holderpo.local.pretrain import (
     outcomes,
     pretrain,
 )
-from recipe.holderpo.local.tiny_model import build_tokenizer
+from recipe.holderpo.local.tiny_model import TinyModelConfig, build_tokenizer
 
 
 def test_examples() -> None:
@@ -51,8 +51,9 @@ def test_learning_rate() -> None:
 
 
 def test_learns_more_than_the_answers_frequencies() -> None:
-    """No model that ignores the question can go below the entropy of the responses; this one does in 80 steps."""
-    config = replace(PretrainConfig(), steps=80, batch_size=64)
+    """No model that ignores the question can go below the entropy of the responses; even a smaller one does so soon."""
+    model = TinyModelConfig(hidden_size=64, intermediate_size=192, num_layers=1, num_heads=2)
+    config = replace(PretrainConfig(), model=model, steps=150, batch_size=64, lr=1e-2)
     counts = Counter(problem.answer for problem in train_val_problems()[0])
     responses = {}  # response -> probability
     for answer, count in counts.items():
@@ -62,7 +63,7 @@ def test_learns_more_than_the_answers_frequencies() -> None:
     tokens = sum(p * (len(response) + 1) for response, p in responses.items())
     *_, losses = pretrain(config)
     assert losses[0] > 4.0  # nearly uniform over 259 tokens
-    assert sum(losses[-20:]) / 20 < 0.9 * entropy / tokens
+    assert sum(losses[-20:]) / 20 < 0.95 * entropy / tokens
 
 
 def test_outcomes_of_a_model_that_always_gives_one_answer(monkeypatch: pytest.MonkeyPatch) -> None:
