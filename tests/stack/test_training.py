@@ -112,12 +112,14 @@ def test_every_algo_trains(train: Train, tmp_path: Path, algo: str) -> None:
         assert [r["holder/p"] for r in records] == [0.0, 0.0, 0.0]
 
 
-def test_colocate_async_anneals_p_on_two_ranks(train: Train, tmp_path: Path) -> None:
+def test_colocate_async_anneals_p_on_two_ranks_with_kl_and_entropy_terms(train: Train, tmp_path: Path) -> None:
     records = train(
         tmp_path / "run",
         "trainer.v1.trainer_mode=colocate_async",
         "trainer.n_gpus_per_node=2",
         "trainer.total_training_steps=3",
+        "actor_rollout_ref.actor.use_kl_loss=true",
+        "actor_rollout_ref.actor.entropy_coeff=0.001",
     )
     assert [r["holder/p"] for r in records] == [2.0, 0.0, -2.0]
     assert all(r["training/rollout_probs_diff_max"] < 1e-6 for r in records)
