@@ -48,8 +48,8 @@ def check(config: DictConfig) -> None:
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # it also prints that all is well
             use_reference_policy, use_critic = need_reference_policy(config), need_critic(config)
             validate_config(config=config, use_reference_policy=use_reference_policy, use_critic=use_critic)
-    except (AssertionError, ValueError, TypeError) as error:
-        raise ConfigError(f"verl refuses this config: {error}") from error
+    except Exception as error:  # verl raises whatever its checks happen to raise
+        raise ConfigError(f"verl refuses this config: {' '.join(str(error).split())}") from error
 
 
 def train(config: DictConfig) -> None:
