@@ -23,10 +23,15 @@ def params_of(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     monkeypatch.setattr(SingleTurnAgentLoop, "run", run)
 
-    def params(deterministic: bool, **row: Any) -> dict[str, Any]:
+    def params(deterministic: bool, **changes: Any) -> dict[str, Any]:
         loop = HolderSingleTurnAgentLoop.__new__(HolderSingleTurnAgentLoop)
         loop.config = SimpleNamespace(deterministic=deterministic, seed=7)
-        row = {"extra_info": {}, "global_steps": 3, "session_id": 0, "raw_prompt": [{"role": "user"}]} | row
+        row: dict[str, Any] = {
+            "extra_info": {},
+            "global_steps": 3,
+            "session_id": 0,
+            "raw_prompt": [{"role": "user"}],
+        } | changes
         return asyncio.run(loop.run(SAMPLING, **row))
 
     return params

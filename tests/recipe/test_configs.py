@@ -8,7 +8,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from recipe.holderpo.config import ConfigError, check_config
-from recipe.holderpo.main import resolve
+from recipe.holderpo.main import check, resolve
 
 ROOT = Path(__file__).parents[2]
 
@@ -92,3 +92,22 @@ def test_an_unknown_key_is_named(tmp_path: Path) -> None:
 def test_a_key_of_holder_is_refused_where_the_loss_is_a_baseline(tmp_path: Path) -> None:
     done = _command(tmp_path, "algo=grpo", "holder.p_start=1")
     assert done.returncode != 0 and "holder" in done.stderr
+
+
+@pytest.mark.parametrize("algo", ["holder", "holder_static", "grpo", "dr_grpo", "gspo", "gmpo", "dapo"])
+@pytest.mark.parametrize("scale", [(1, 4), (2, 8), (50, 8)], ids=["4 GPUs", "16 GPUs", "400 GPUs"])
+def test_the_gpu_preset_passes_our_checks_and_verls(
+    algo: str, scale: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two overrides take a config from a laptop to a cluster."""
+    monkeypatch.delenv("VERL_PLATFORM", raising=False)
+    data = tmp_path / "data.parquet"
+    data.touch()
+    overrides = [
+        *("hardware=gpu", f"algo={algo}", "embedded_model=null", "embedded_data=null"),
+        *(f"data.train_files={data}", f"data.val_files={data}", "actor_rollout_ref.model.path=some/hub-id"),
+        *("data.train_batch_size=800", "actor_rollout_ref.actor.ppo_mini_batch_size=400"),
+        *(f"trainer.nnodes={scale[0]}", f"trainer.n_gpus_per_node={scale[1]}", "run_dir=never-made"),
+    ]
+    with initialize_config_dir(str(ROOT / "conf"), version_base=None):
+        check(resolve(compose("holderpo", overrides=overrides)))
