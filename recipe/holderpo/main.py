@@ -86,23 +86,6 @@ def run(config: DictConfig) -> None:
     # Ray's and vLLM's processes inherit these; verl reads VERL_PLATFORM when it is imported.
     os.environ.update({name: str(value) for name, value in config.env.items()})
     check_config(config)
-    with _python(config.warm_start) as python:
-        _run(config, python)
-
-
-@contextmanager
-def _python(warm_start: bool) -> Iterator[str | None]:
-    """The executable for Ray's workers; None leaves the choice to Ray."""
-    if not warm_start:
-        yield None
-        return
-    from recipe.holderpo.warm_start import warm_python
-
-    with warm_python() as python:
-        yield python
-
-
-def _run(config: DictConfig, python: str | None) -> None:
     from recipe.holderpo.local import prepare
 
     prepare.ensure(config.embedded_model, config.embedded_data, Path(config.cache_dir))
@@ -111,8 +94,6 @@ def _run(config: DictConfig, python: str | None) -> None:
     run_dir.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(config, run_dir / "config.yaml")
     print(f"run {config.run}: {run_dir}", flush=True)
-    if python is not None:
-        OmegaConf.update(config, "ray_kwargs.ray_init.runtime_env.py_executable", python, force_add=True)
     try:
         train(config)
     except KeyboardInterrupt:

@@ -1,5 +1,8 @@
 """verl's task runner (the Ray actor that holds the trainer), with HölderPO's trainer in the place of verl's."""
 
+import importlib
+from threading import Thread
+
 import ray
 from omegaconf import DictConfig, OmegaConf
 from verl.trainer.main_ppo import TaskRunnerV1
@@ -15,12 +18,16 @@ class _HolderTaskRunner(_TaskRunner):
         configure_verl_logging()
         import transfer_queue as tq
 
-        from recipe.holderpo.trainer import TRAINERS
-
         config.transfer_queue.enable = True
         OmegaConf.resolve(config)
         self.config = config
+        # Importing the trainer takes seconds; so does waiting for the queue's processes. Both at once.
+        importing = Thread(target=importlib.import_module, args=("recipe.holderpo.trainer",))
+        importing.start()
         tq.init(config.transfer_queue)
+        importing.join()
+        from recipe.holderpo.trainer import TRAINERS
+
         exit_code = 1
         try:
             self.trainer = TRAINERS[config.trainer.v1.trainer_mode](config=config)

@@ -16,6 +16,7 @@ again from OMP_NUM_THREADS; pinning OpenMP's threads to cores (vLLM sets GOMP_CP
 Unnecessary once Ray forks its workers from a preloaded process (its `worker_preload_modules` loads in each of them).
 """
 
+import atexit
 import ctypes
 import fcntl
 import gc
@@ -101,8 +102,9 @@ def warm_python(modules: tuple[str, ...] = MODULES) -> Iterator[str]:
 
 def zygote(listener_fd: int, folder: str, modules: list[str]) -> list[str]:
     """Import `modules`, then serve for ever. Returns in the forked children only, with the arguments to run."""
-    for name in modules:
-        importlib.import_module(name)
+    with _ray_ids_untouched():
+        for name in modules:
+            importlib.import_module(name)
     if threading.active_count() > 1:
         sys.exit(f"error: importing started threads, which do not survive a fork: {threading.enumerate()}")
     if extra := set(warm_client.open_files()) - {0, 1, 2, listener_fd}:
@@ -155,6 +157,36 @@ def zygote(listener_fd: int, folder: str, modules: list[str]) -> list[str]:
                 client.close()
 
 
+@contextmanager
+def _ray_ids_untouched() -> Iterator[None]:
+    """Ray draws the ids of its objects from a generator that is seeded at its first use, so a child of a process that had
+    used it would draw the same ids as its siblings. Decorating an actor class draws one: take that from elsewhere.
+    """
+    import ray.actor
+
+    class ActorClassID(ray.ActorClassID):
+        @classmethod
+        def from_random(cls) -> ray.ActorClassID:
+            return ray.ActorClassID(os.urandom(ray.ActorClassID.size()))
+
+    ray.actor.ActorClassID = ActorClassID
+    yield
+    ray.actor.ActorClassID = ray.ActorClassID
+    drawn = []
+    for _ in range(2):
+        read, write = os.pipe()
+        if os.fork() == 0:
+            os.write(write, ray.WorkerID.from_random().binary())
+            os._exit(0)
+        os.wait()
+        drawn.append(os.read(read, 1000))
+        os.close(read), os.close(write)
+    if drawn[0] == drawn[1]:
+        sys.exit(
+            "error: importing drew a random id from Ray; forked processes would give the same ids to their objects"
+        )
+
+
 def _receive_request(client: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
     """A request and its files, under numbers of this process; (None, []) if the client died before it was through."""
     head, files, _, _ = socket.recv_fds(client, warm_client.LENGTH, warm_client.MAX_FILES)
@@ -193,11 +225,16 @@ def _become(request: dict[str, Any], files: list[int], zygote_pid: int) -> None:
     os.chdir(request["cwd"])
     os.umask(request["umask"])
     os.nice(request["nice"] - os.nice(0))
+    if "ray" in sys.modules:  # its settings (RAY_AUTH_MODE among them) come from the environment, at import
+        sys.modules["ray._raylet"].Config.initialize("")
     multiprocessing.current_process().authkey = os.urandom(32)
     if "numpy" in sys.modules:
-        sys.modules["numpy"].random.seed()  # `random` does it by itself at a fork; torch starts from a constant anyhow
-    if "torch" in sys.modules and os.environ.get("OMP_NUM_THREADS"):
-        sys.modules["torch"].set_num_threads(int(os.environ["OMP_NUM_THREADS"].split(",")[0]))
+        sys.modules["numpy"].random.seed()  # `random` does it by itself at a fork
+    if "torch" in sys.modules:
+        sys.modules["torch"].seed()
+        if os.environ.get("OMP_NUM_THREADS"):
+            sys.modules["torch"].set_num_threads(int(os.environ["OMP_NUM_THREADS"].split(",")[0]))
+    atexit.register(gc.unfreeze)  # some libraries complain of what the last collection leaves
 
 
 def run_as_main(arguments: list[str]) -> None:

@@ -17,7 +17,7 @@ def cached_folder(folder: Path, settings: Mapping[str, Any], build: Callable[[Pa
     """Return ``folder``, calling ``build(empty_folder)`` first unless it was built with the same ``settings``.
 
     The build happens in a temporary folder beside it, which is renamed when complete: an interrupted build leaves
-    nothing behind, and other settings replace the old content as a whole.
+    nothing behind (a killed one only that hidden folder), and other settings replace the old content as a whole.
 
     Args:
         folder: where the result lies; its last part is its name in the cache.
