@@ -1,4 +1,4 @@
-"""Short runs of the real stack (verl, Ray, FSDP2 on gloo, vLLM) with an untrained model of a few thousand parameters."""
+"""Short runs of the real stack (verl, Ray, FSDP2 on gloo, vLLM) with an untrained model of some ten thousand parameters."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ def small_overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Overrides for the smallest real run: 8 prompts x 4 samples, mini-batches of 4 prompts, no validation."""
     folder = tmp_path_factory.mktemp("small")
     tokenizer = build_tokenizer()
-    model = build_model(TinyModelConfig(hidden_size=32, intermediate_size=48, num_layers=1), tokenizer, seed=1)
+    model = build_model(TinyModelConfig(hidden_size=64, intermediate_size=64, num_layers=1, num_heads=2), tokenizer, seed=1)
     (folder / "model").mkdir()
     save_model(model, tokenizer, folder / "model")
     train, val = ensure_arithmetic_data(folder)
