@@ -170,6 +170,17 @@ def _register_fsdp_engines(fsdp: Any) -> None:
         EngineRegistry.register(model_type=model_type, backend=["fsdp2"], device="cpu")(engine)
 
 
+def _offload_nothing(fsdp: Any) -> None:
+    """verl keeps a reference model's shards in pinned host memory, and pinning needs an accelerator; here they are in the
+    only memory there is.
+
+    Unnecessary once verl pins only where there is an accelerator.
+    """
+    from torch.distributed.fsdp import OffloadPolicy
+
+    fsdp.CPUOffloadPolicy = lambda pin_memory: OffloadPolicy()
+
+
 def _copy_received_weights(transfer: Any) -> None:
     """On a CPU `tensor.to(device)` is a view of the shared segment, which then cannot be closed ("cannot close exported
     pointers exist"), and which the sender overwrites with the next bucket: hand on copies.
@@ -207,5 +218,6 @@ def install() -> None:
     _name_vllm_distribution()
     wrapt.when_imported("verl.utils.distributed")(_use_plain_gloo)
     wrapt.when_imported("verl.workers.engine.fsdp.transformer_impl")(_register_fsdp_engines)
+    wrapt.when_imported("verl.workers.engine.fsdp.transformer_impl")(_offload_nothing)
     wrapt.when_imported("verl.workers.rollout.vllm_rollout.bucketed_weight_transfer")(_copy_received_weights)
     wrapt.when_imported("vllm.model_executor.layers.utils")(_keep_linear_weights)

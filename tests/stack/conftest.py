@@ -21,7 +21,9 @@ def small_overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Overrides for the smallest real run: 8 prompts x 4 samples, mini-batches of 4 prompts, no validation."""
     folder = tmp_path_factory.mktemp("small")
     tokenizer = build_tokenizer()
-    model = build_model(TinyModelConfig(hidden_size=64, intermediate_size=64, num_layers=1, num_heads=2), tokenizer, seed=1)
+    model = build_model(
+        TinyModelConfig(hidden_size=64, intermediate_size=64, num_layers=1, num_heads=2), tokenizer, seed=1
+    )
     (folder / "model").mkdir()
     save_model(model, tokenizer, folder / "model")
     train, val = ensure_arithmetic_data(folder)
@@ -35,8 +37,9 @@ def small_overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         "data.train_batch_size=8",
         "actor_rollout_ref.rollout.n=4",
         "actor_rollout_ref.actor.ppo_mini_batch_size=4",
-        "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=16",
-        "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=32",
+        "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=8",
+        "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=16",
+        "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=16",
         "trainer.val_before_train=false",
         "trainer.test_freq=-1",
         "trainer.save_freq=-1",
