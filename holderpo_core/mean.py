@@ -145,7 +145,7 @@ class _GradientInForward(torch.autograd.Function):
     def forward(ctx: Any, inputs: Tensor, value: Tensor, weights: Tensor, coefficient: Tensor) -> Tensor:
         ctx.save_for_backward(weights, coefficient)
         ctx.dtype = inputs.dtype
-        return value
+        return value.clone()  # an input returned as it is would be a view, which callers may not add to in place
 
     @staticmethod
     @once_differentiable  # type: ignore[misc,unused-ignore]

@@ -463,3 +463,14 @@ def test_faults_in_masked_positions_are_none() -> None:
     mask[1, 2:] = mask[2] = 0
     wide = changed(2, 0, math.nan, changed(1, 3, 7.0, changed(1, 2, math.inf)))
     call(response_mask=mask, advantages=wide, rollout_is_weights=wide.neg().where(mask == 0, torch.tensor(1.0)))
+
+
+def test_a_caller_may_add_to_the_loss_in_place() -> None:
+    """verl subtracts the entropy term with `-=`; the gradients of both terms must arrive."""
+    log_prob = torch.tensor([[-1.0, -2.0], [-0.5, -1.5]], dtype=torch.float64, requires_grad=True)
+    old, advantages, mask = log_prob.detach() - 0.05, torch.tensor([1.0, -1.0]), torch.ones(2, 2)
+    (alone,) = torch.autograd.grad(holder_policy_loss(log_prob, old, advantages, mask, 2.0)[0], log_prob)
+    loss, _ = holder_policy_loss(log_prob, old, advantages, mask, 2.0)
+    loss -= 0.1 * log_prob.sum()
+    (both,) = torch.autograd.grad(loss, log_prob)
+    torch.testing.assert_close(both, alone - 0.1)
