@@ -128,7 +128,8 @@ def test_colocate_async_anneals_p_on_two_ranks_with_kl_and_entropy_terms(train: 
         "actor_rollout_ref.actor.entropy_coeff=0.001",
     )
     assert [r["holder/p"] for r in records] == [2.0, 0.0, -2.0]
-    assert all(r["training/rollout_probs_diff_max"] < 1e-6 for r in records)
+    assert all(r["actor/grad_norm"] > 0 for r in records)
+    assert records[-1]["actor/kl_loss"] > 0, "the policy has moved away from the reference"
 
 
 def test_constant_p_in_verls_own_main(
