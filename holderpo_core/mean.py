@@ -89,18 +89,25 @@ def check_p(p: float) -> float:
 
 def mask_rows(log_ratio: Tensor, response_mask: Tensor) -> MaskedRows:
     """Select the unmasked tokens of (B, T) log-ratios, whatever stands in masked positions (NaN and inf included)."""
-    mask = response_mask.bool()
-    keep = mask.int().to(log_ratio.dtype)  # by way of int: torch's bool to float is three times slower on a CPU
-    return summarize_rows(torch.where(mask, log_ratio, 0.0), keep)
-
-
-def summarize_rows(values: Tensor, keep: Tensor) -> MaskedRows:
-    """`MaskedRows` of (B, T) log-ratios that hold 0 in masked positions, and are overwritten; `keep` as there."""
+    keep = response_mask.bool().int().to(log_ratio.dtype)  # by way of int: bool to float is three times slower on a CPU
     tokens = keep.sum(1)
-    count = tokens.clamp(min=1)
+    return summarize_rows(zero_masked(log_ratio, response_mask), keep, tokens > 0, tokens.clamp_(min=1))
+
+
+def zero_masked(values: Tensor, response_mask: Tensor) -> Tensor:
+    """`values` (float32 or float64) with 0 in masked positions, whatever stood there.
+
+    `torch.where(mask, values, 0)` on the numbers' bits, in half its time on a CPU: torch vectorises no bool operand."""
+    integer = torch.int32 if values.dtype == torch.float32 else torch.int64
+    bits = response_mask.bool().to(integer).neg_()  # all ones, or all zeros
+    return bits.bitwise_and_(values.view(integer)).view(values.dtype)
+
+
+def summarize_rows(values: Tensor, keep: Tensor, nonempty: Tensor, count: Tensor) -> MaskedRows:
+    """`MaskedRows` of (B, T) log-ratios that hold 0 in masked positions, and are overwritten; the rest as there."""
     mean = values.sum(1).div_(count)
     torch.lerp(mean[:, None], values, keep, out=values)  # exactly the mean where keep is 0, the value where it is 1
-    return MaskedRows(values, keep, tokens > 0, count, mean, values.amax(1), values.amin(1))
+    return MaskedRows(values, keep, nonempty, count, mean, values.amax(1), values.amin(1))
 
 
 def holder_terms(rows: MaskedRows, p: float) -> HolderTerms:
