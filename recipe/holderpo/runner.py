@@ -1,12 +1,12 @@
 """verl's task runner (the Ray actor that holds the trainer), with HölderPO's trainer in the place of verl's."""
 
-import importlib
-from threading import Thread
+from concurrent.futures import ThreadPoolExecutor
 
 import ray
 from omegaconf import DictConfig, OmegaConf
 from verl.trainer.main_ppo import TaskRunnerV1
 from verl.utils.logging_utils import configure_verl_logging
+from verl.workers.rollout.replica import get_rollout_replica_class
 
 _TaskRunner: type = TaskRunnerV1.__ray_metadata__.modified_class  # what verl decorated with @ray.remote
 
@@ -21,17 +21,18 @@ class _HolderTaskRunner(_TaskRunner):
         config.transfer_queue.enable = True
         OmegaConf.resolve(config)
         self.config = config
-        # Importing the trainer takes seconds; so does waiting for the queue's processes. Both at once.
-        importing = Thread(target=importlib.import_module, args=("recipe.holderpo.trainer",))
-        importing.start()
-        tq.init(config.transfer_queue)
-        importing.join()
-        from recipe.holderpo.trainer import TRAINERS
-
         exit_code = 1
         try:
-            self.trainer = TRAINERS[config.trainer.v1.trainer_mode](config=config)
-            self.trainer.init()
+            # Seconds each, and needed only later: the queue's processes, and the import of the rollout server's class.
+            with ThreadPoolExecutor() as pool:
+                queue = pool.submit(tq.init, config.transfer_queue)
+                from recipe.holderpo.trainer import TRAINERS
+
+                server = pool.submit(get_rollout_replica_class, config.actor_rollout_ref.rollout.name)
+                self.trainer = TRAINERS[config.trainer.v1.trainer_mode](config=config)
+                self.trainer.init()
+                queue.result()
+                server.result()
             self.init_agent_loop_manager()
             self.trainer.fit(self.agent_loop_manager)
             exit_code = 0
