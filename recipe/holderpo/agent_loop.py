@@ -18,15 +18,19 @@ def request_seed(seed: int, global_steps: int, prompt: str, session_id: int) -> 
 class HolderSingleTurnAgentLoop(SingleTurnAgentLoop):
     """verl's single-turn loop. Rows with `extra_info.greedy` are decoded greedily, whatever the validation's settings.
 
-    With `deterministic=true` every other request carries a seed of its own, so that its text does not depend on which
-    requests the engine happens to serve beside it.
+    With `deterministic=true` every request carries a seed of its own, so that its text does not depend on which requests
+    the engine happens to serve beside it. Greedy rows too: vLLM's CPU sampler heeds no seed of a batch in which one row
+    has none, and it takes temperature 0 for such a row; the likeliest token alone (top_k=1) is the same text.
     """
 
     async def run(self, sampling_params: dict[str, Any], priority: int = 0, **kwargs: Any) -> AgentLoopOutput:
         params = dict(sampling_params)
         if kwargs["extra_info"].get("greedy", False):
-            params.update(temperature=0.0, top_p=1.0, top_k=-1)
-        elif self.config.deterministic:
+            if self.config.deterministic:
+                params.update(temperature=1.0, top_p=1.0, top_k=1)
+            else:
+                params.update(temperature=0.0, top_p=1.0, top_k=-1)
+        if self.config.deterministic:
             params["seed"] = request_seed(
                 self.config.seed, int(kwargs["global_steps"]), str(list(kwargs["raw_prompt"])), kwargs["session_id"]
             )

@@ -18,8 +18,8 @@ def holder_schedule(config: DictConfig) -> Schedule | None:
     Raises:
         ConfigError: a key of `holder` is unknown, missing or out of bounds.
     """
-    if config.actor_rollout_ref.actor.policy_loss.loss_mode != "holder":
-        return None
+    if config.actor_rollout_ref.actor.policy_loss.loss_mode != "holder" or OmegaConf.select(config, "holder") is None:
+        return None  # algo=gmpo has the Hölder loss with a constant p of its own
     settings = OmegaConf.to_container(config.holder, resolve=True)
     assert isinstance(settings, dict)
     clip_level = settings.pop("clip_level")
@@ -31,13 +31,9 @@ def holder_schedule(config: DictConfig) -> Schedule | None:
         raise ConfigError(str(error)) from None
 
 
-def _number(
-    config: DictConfig, key: str, low: float, high: float, *, whole: bool = False, nullable: bool = False
-) -> None:
+def _number(config: DictConfig, key: str, low: float, high: float, *, whole: bool = False) -> None:
     value = OmegaConf.select(config, key)
-    if value is None and nullable:
-        return
-    allowed = f"{'a whole number' if whole else 'a number'} from {low:.12g} to {high:.12g}" + (", or null" * nullable)
+    allowed = f"{'a whole number' if whole else 'a number'} from {low:.12g} to {high:.12g}"
     is_number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
     if not is_number or not low <= value <= high:
         raise ConfigError(f"{key} is {value!r}; allowed is {allowed}")
@@ -57,7 +53,7 @@ def check_config(config: DictConfig) -> None:
     Raises:
         ConfigError: with one line for the first wrong value found.
     """
-    schedule = holder_schedule(config)
+    holder_schedule(config)
     actor, rollout = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
     _choice(config, "trainer.v1.trainer_mode", "sync", "colocate_async", "separate_async")
     _choice(config, "trainer.device", "cpu", "cuda", "npu")
@@ -72,7 +68,7 @@ def check_config(config: DictConfig) -> None:
     _number(config, f"{actor}.ppo_epochs", 1, 100, whole=True)
     _number(config, f"{rollout}.temperature", 0.01, 10)
     _number(config, f"{rollout}.n", 1, 4096, whole=True)
-    _number(config, "trainer.total_training_steps", 1, 10**9, whole=True, nullable=True)
+    _number(config, "trainer.total_training_steps", 1, 10**9, whole=True)
     _number(config, "trainer.save_freq", -1, 10**9, whole=True)
     _number(config, "trainer.test_freq", -1, 10**9, whole=True)
     _number(config, "trainer.nnodes", 1, 10**5, whole=True)
@@ -87,16 +83,29 @@ def check_config(config: DictConfig) -> None:
         )
     if config.algorithm.adv_estimator == "grpo" and config.actor_rollout_ref.rollout.n < 2:
         raise ConfigError(f"{rollout}.n is 1; allowed is at least 2: a group's rewards are compared with each other")
-    if schedule is not None and config.algorithm.adv_estimator == "gae":
-        raise ConfigError(
-            "algorithm.adv_estimator is 'gae'; "
-            "allowed for loss mode holder are those with one advantage a sequence: grpo, rloo, ..."
-        )
+    _check_batches(config)
+    if config.actor_rollout_ref.actor.policy_loss.loss_mode == "holder":
+        if config.algorithm.adv_estimator in ("gae", "optimal_token_baseline", "tir_optimal_token_baseline"):
+            raise ConfigError(
+                f"algorithm.adv_estimator is {config.algorithm.adv_estimator!r}; "
+                "allowed for loss mode holder are those with one advantage a sequence: grpo, rloo, ..."
+            )
+        if OmegaConf.select(config, "algorithm.rollout_correction.rollout_is") == "token":
+            raise ConfigError(
+                "algorithm.rollout_correction.rollout_is is 'token'; allowed for loss mode holder are sequence and null"
+            )
     if config.deterministic and config.trainer.v1.trainer_mode != "sync":
         raise ConfigError(
             f"trainer.v1.trainer_mode is {config.trainer.v1.trainer_mode!r}; allowed with deterministic=true is sync: "
             "an asynchronous trainer takes samples in the order in which they arrive"
         )
+    if config.deterministic and OmegaConf.select(config, "algorithm.filter_groups.enable"):
+        raise ConfigError(
+            "algorithm.filter_groups.enable is True; allowed with deterministic=true is False: "
+            "which groups replace the filtered ones depends on which are finished first"
+        )
+    if config.trainer.v1.trainer_mode == "separate_async":
+        _check_separate(config)
     platform_is_cpu = os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu"
     if (config.trainer.device == "cpu") != platform_is_cpu:
         raise ConfigError(
@@ -113,3 +122,60 @@ def check_config(config: DictConfig) -> None:
         for file in [files] if isinstance(files, str) else files:
             if not os.path.exists(os.path.expanduser(file)):
                 raise ConfigError(f"{key} is {file!r}; allowed are existing files")
+
+
+def _check_batches(config: DictConfig) -> None:
+    """What verl finds out a minute later, in a worker (or, for `max_model_len`, never): sizes that do not fit each other."""
+    actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
+    length = config.data.max_prompt_length + config.data.max_response_length
+    if rollout.max_model_len is not None and rollout.max_model_len < length:
+        raise ConfigError(
+            f"actor_rollout_ref.rollout.max_model_len is {rollout.max_model_len}; allowed is null, or at least "
+            f"data.max_prompt_length + data.max_response_length = {length}: verl would cut the responses without a word"
+        )
+    ranks = (
+        config.trainer.nnodes
+        * config.trainer.n_gpus_per_node
+        // (OmegaConf.select(actor, "ulysses_sequence_parallel_size") or 1)
+    )
+    sizes = (
+        ("actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu", actor.ppo_mini_batch_size, actor.use_dynamic_bsz),
+        (
+            "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu",
+            config.data.train_batch_size,
+            rollout.log_prob_use_dynamic_bsz,
+        ),
+    )
+    for key, prompts, dynamic in sizes:
+        responses, micro = prompts * rollout.n, OmegaConf.select(config, key)
+        if responses % ranks:
+            raise ConfigError(
+                f"trainer.nnodes x n_gpus_per_node gives {ranks} data-parallel ranks; allowed are divisors of "
+                f"{responses}, the responses of {prompts} prompts x {rollout.n} samples"
+            )
+        if not dynamic and micro is not None and responses // ranks % micro:
+            raise ConfigError(
+                f"{key} is {micro}; allowed are the divisors of {responses // ranks} ({prompts} prompts x {rollout.n} "
+                f"samples over {ranks} ranks)"
+            )
+
+
+def _check_separate(config: DictConfig) -> None:
+    """What verl's separate_async trainer asserts when it is made."""
+    rollout = config.actor_rollout_ref.rollout
+    mini_batch, syncs = (
+        config.actor_rollout_ref.actor.ppo_mini_batch_size,
+        config.trainer.v1.separate_async.parameter_sync_step,
+    )
+    if config.data.train_batch_size != mini_batch * syncs:
+        raise ConfigError(
+            f"data.train_batch_size is {config.data.train_batch_size}; allowed with trainer_mode=separate_async is "
+            f"ppo_mini_batch_size x trainer.v1.separate_async.parameter_sync_step = {mini_batch * syncs}"
+        )
+    _number(config, "actor_rollout_ref.rollout.nnodes", 1, 10**5, whole=True)
+    _number(config, "actor_rollout_ref.rollout.n_gpus_per_node", 1, 64, whole=True)
+    if rollout.checkpoint_engine.backend == "naive":
+        raise ConfigError(
+            "actor_rollout_ref.rollout.checkpoint_engine.backend is 'naive'; "
+            "allowed with trainer_mode=separate_async are nccl, nixl, mooncake and other backends between devices"
+        )

@@ -14,9 +14,10 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import hydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from recipe.holderpo.config import ConfigError, check_config
+from recipe.holderpo.resume import check_resume
 
 
 def _verl_config_dir() -> str:
@@ -36,6 +37,15 @@ def resolve(config: DictConfig) -> DictConfig:
     config.cache_dir = os.path.abspath(os.path.expanduser(config.cache_dir))
     OmegaConf.resolve(config)
     return config
+
+
+def set_environment(config: DictConfig) -> None:
+    """Give `config.env` to this process, which reads VERL_PLATFORM when it imports verl, and to Ray's workers, which may
+    belong to a cluster that is up already."""
+    env = {name: str(value) for name, value in config.env.items()}
+    os.environ.update(env)
+    with open_dict(config):
+        OmegaConf.update(config, "ray_kwargs.ray_init.runtime_env.env_vars", env, force_add=True)
 
 
 def check(config: DictConfig) -> None:
@@ -83,9 +93,9 @@ def report(config: DictConfig) -> None:
 
 def run(config: DictConfig) -> None:
     config = resolve(config)
-    # Ray's and vLLM's processes inherit these; verl reads VERL_PLATFORM when it is imported.
-    os.environ.update({name: str(value) for name, value in config.env.items()})
+    set_environment(config)
     check_config(config)
+    check_resume(config)
     from recipe.holderpo.local import prepare
 
     prepare.ensure(config.embedded_model, config.embedded_data, Path(config.cache_dir))

@@ -47,7 +47,7 @@ def compute_policy_loss_holder(
 
     Returns:
         The loss, normalised by the global batch so that it does not depend on the micro-batch split or the number of
-        ranks, and the micro-batch's metrics (`holder/*`; `actor/ppo_kl` and `actor/pg_clipfrac` as verl names them).
+        ranks, and the micro-batch's metrics: those of `holderpo_core.holder_policy_loss`, as `holder/*`.
 
     Raises:
         ValueError: no p, not a `HolderLossConfig`, several ranks without a global batch size, or what

@@ -29,9 +29,8 @@ class _HolderTaskRunner(_TaskRunner):
                 from recipe.holderpo.trainer import TRAINERS
 
                 server = pool.submit(get_rollout_replica_class, config.actor_rollout_ref.rollout.name)
-                self.trainer = TRAINERS[config.trainer.v1.trainer_mode](config=config)
+                self.trainer = TRAINERS[config.trainer.v1.trainer_mode](config=config, queue=queue)
                 self.trainer.init()
-                queue.result()
                 server.result()
             self.init_agent_loop_manager()
             self.trainer.fit(self.agent_loop_manager)

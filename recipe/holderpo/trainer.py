@@ -3,6 +3,7 @@
 p is a function of verl's `global_steps`, which a checkpoint restores, so a resumed run goes on with the schedule exactly.
 """
 
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -31,8 +32,9 @@ class HolderTrainerMixin(PPOTrainer):
 
     worker_cls: type = HolderActorRolloutRefWorker
 
-    def __init__(self, config: DictConfig):
+    def __init__(self, config: DictConfig, queue: "Future[Any]"):
         super().__init__(config)
+        self.queue = queue  # the start of the transfer queue, which the task runner has begun
         self.schedule = holder_schedule(config)
         self.record = RunRecord(config.run_dir)
         self._rows_fetched = 0  # prompts since this process started; names them when deterministic
@@ -51,6 +53,8 @@ class HolderTrainerMixin(PPOTrainer):
                 self.role_worker_mapping[role] = ray.remote(self.worker_cls)
 
     def _load_checkpoint(self) -> None:
+        """The last part of `init`, and the first that may use the transfer queue."""
+        self.queue.result()
         super()._load_checkpoint()
         self.record.resume_from(self.global_steps)
 
@@ -76,8 +80,10 @@ class HolderTrainerMixin(PPOTrainer):
 
     def _validate(self) -> dict[str, float]:
         metrics = super()._validate()
-        if self.global_steps == 0:  # before training: the loop logs this one without `_compute_metrics`
-            self.record.step(0, metrics)
+        # Before the first step the loop logs this one without `_compute_metrics`. After a resume the step has its line
+        # already, unless the run was stopped between its checkpoint and the end of its validation.
+        if self.global_steps == self.record.resumed_at and self.global_steps != self.record.last_step:
+            self.record.step(self.global_steps, metrics)
         return metrics
 
     # What `deterministic=true` needs beside the agent loop's seeds: names and an order that do not depend on chance or on

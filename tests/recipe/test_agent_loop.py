@@ -40,6 +40,9 @@ def params_of(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_a_greedy_row_is_greedy_and_leaves_the_shared_parameters_alone(params_of: Any) -> None:
     assert params_of(False, extra_info={"greedy": True}) == SAMPLING | {"temperature": 0.0, "top_p": 1.0, "top_k": -1}
     assert SAMPLING["temperature"] == 0.7
+    seed = request_seed(7, 3, str([{"role": "user"}]), 0)
+    likeliest = SAMPLING | {"temperature": 1.0, "top_p": 1.0, "top_k": 1, "seed": seed}
+    assert params_of(True, extra_info={"greedy": True}) == likeliest
 
 
 def test_no_seed_unless_deterministic(params_of: Any) -> None:

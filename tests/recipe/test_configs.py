@@ -1,14 +1,18 @@
 """Wrong values end the command before Ray starts, with one line that names the key, the value and what is allowed."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
 
 from recipe.holderpo.config import ConfigError, check_config
-from recipe.holderpo.main import check, resolve
+from recipe.holderpo.main import check, resolve, set_environment
+from recipe.holderpo.report.record import RunRecord
+from recipe.holderpo.resume import check_resume
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,6 +35,25 @@ BAD = {
     "actor_rollout_ref.rollout.n=1": ["rollout.n", "1", "at least 2"],
     "actor_rollout_ref.rollout.temperature=0": ["rollout.temperature", "0"],
     "algorithm.adv_estimator=gae": ["adv_estimator", "gae", "one advantage a sequence"],
+    "algorithm.adv_estimator=optimal_token_baseline": ["adv_estimator", "optimal_token_baseline", "one advantage"],
+    "algorithm.rollout_correction.rollout_is=token": ["rollout_is", "token", "sequence"],
+    "actor_rollout_ref.rollout.n=6": ["ppo_micro_batch_size_per_gpu", "32", "divisors of 48"],
+    "trainer.n_gpus_per_node=4": ["ppo_micro_batch_size_per_gpu", "32", "divisors of 16"],
+    "trainer.n_gpus_per_node=3": ["3 data-parallel ranks", "divisors of 64"],
+    "data.max_response_length=3000": ["max_model_len", "64", "3048"],
+    "deterministic=true algo=dapo": ["filter_groups", "True", "False"],
+    "trainer.v1.trainer_mode=separate_async": ["rollout.nnodes", "0", "from 1"],
+    "trainer.v1.trainer_mode=separate_async trainer.v1.separate_async.parameter_sync_step=2": [
+        "train_batch_size",
+        "32",
+        "16",
+    ],
+    "trainer.v1.trainer_mode=separate_async actor_rollout_ref.rollout.nnodes=1 actor_rollout_ref.rollout.n_gpus_per_node=1": [
+        "checkpoint_engine.backend",
+        "naive",
+        "nccl",
+    ],
+    "trainer.total_training_steps=null": ["total_training_steps", "None", "from 1"],
     "trainer.v1.trainer_mode=turbo": ["trainer.v1.trainer_mode", "turbo", "sync"],
     "deterministic=maybe": ["deterministic", "maybe", "True"],
     "deterministic=true trainer.v1.trainer_mode=colocate_async": ["trainer_mode", "colocate_async", "sync"],
@@ -47,13 +70,17 @@ def _command(tmp_path: Path, *overrides: str) -> subprocess.CompletedProcess[str
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
 
 
+def _compose(*overrides: str) -> DictConfig:
+    with initialize_config_dir(str(ROOT / "conf"), version_base=None):
+        return resolve(compose("holderpo", overrides=list(overrides)))
+
+
 @pytest.mark.parametrize("overrides", BAD)
 def test_the_error_names_key_value_and_what_is_allowed(overrides: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VERL_PLATFORM", "cpu")
-    with initialize_config_dir(str(ROOT / "conf"), version_base=None):
-        config = compose("holderpo", overrides=[*overrides.split(), "run_dir=never-made"])
+    config = _compose(*overrides.split(), "run_dir=never-made")
     with pytest.raises(ConfigError) as caught:
-        check_config(resolve(config))
+        check_config(config)
     line = str(caught.value)
     assert "\n" not in line
     for part in BAD[overrides]:
@@ -62,8 +89,7 @@ def test_the_error_names_key_value_and_what_is_allowed(overrides: str, monkeypat
 
 def test_the_default_config_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VERL_PLATFORM", "cpu")
-    with initialize_config_dir(str(ROOT / "conf"), version_base=None):
-        check_config(resolve(compose("holderpo", overrides=["run_dir=never-made"])))
+    check_config(_compose("run_dir=never-made"))
 
 
 def test_the_command_ends_with_that_line_and_writes_nothing(tmp_path: Path) -> None:
@@ -86,12 +112,12 @@ def test_what_verl_refuses_is_one_line_too(tmp_path: Path) -> None:
 
 def test_an_unknown_key_is_named(tmp_path: Path) -> None:
     done = _command(tmp_path, "holder.p_begin=2")
-    assert done.returncode != 0 and "holder.p_begin" in done.stderr
+    assert done.returncode != 0 and "Key 'p_begin' is not in struct" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_key_of_holder_is_refused_where_the_loss_is_a_baseline(tmp_path: Path) -> None:
     done = _command(tmp_path, "algo=grpo", "holder.p_start=1")
-    assert done.returncode != 0 and "holder" in done.stderr
+    assert done.returncode != 0 and "holder.p_start" in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("algo", ["holder", "holder_static", "grpo", "dr_grpo", "gspo", "gmpo", "dapo"])
@@ -104,10 +130,60 @@ def test_the_gpu_preset_passes_our_checks_and_verls(
     data = tmp_path / "data.parquet"
     data.touch()
     overrides = [
-        *("hardware=gpu", f"algo={algo}", "embedded_model=null", "embedded_data=null"),
+        *("hardware=gpu", f"algo={algo}", "model=custom", "task=custom", "trainer.total_training_steps=500"),
         *(f"data.train_files={data}", f"data.val_files={data}", "actor_rollout_ref.model.path=some/hub-id"),
         *("data.train_batch_size=800", "actor_rollout_ref.actor.ppo_mini_batch_size=400"),
         *(f"trainer.nnodes={scale[0]}", f"trainer.n_gpus_per_node={scale[1]}", "run_dir=never-made"),
     ]
-    with initialize_config_dir(str(ROOT / "conf"), version_base=None):
-        check(resolve(compose("holderpo", overrides=overrides)))
+    check(_compose(*overrides))
+
+
+def test_the_environment_reaches_this_process_and_rays_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VERL_PLATFORM", "")
+    config = _compose("run_dir=never-made", "+env.HOLDERPO_TEST=1")
+    monkeypatch.setenv("HOLDERPO_TEST", "")
+    set_environment(config)
+    assert os.environ["VERL_PLATFORM"] == "cpu" and os.environ["HOLDERPO_TEST"] == "1"
+    assert config.ray_kwargs.ray_init.runtime_env.env_vars == {"VERL_PLATFORM": "cpu", "HOLDERPO_TEST": "1"}
+
+
+RESUMED = {
+    "": None,
+    "trainer.save_freq=7": None,
+    "algo=grpo": "algo_name is 'grpo'; allowed is the value that run r began with, 'holder'",
+    "holder.p_end=-1": "holder.p_end is -1",
+    "actor_rollout_ref.actor.optim.lr=1e-3": "actor_rollout_ref.actor.optim.lr is 0.001",
+    "trainer.total_training_steps=120": "trainer.total_training_steps is 120; allowed is 60",
+    "run=another": None,
+}
+
+
+@pytest.mark.parametrize("overrides", RESUMED)
+def test_a_run_goes_on_only_as_the_run_that_it_was(overrides: str, tmp_path: Path) -> None:
+    run = ("run=r", f"run_dir={tmp_path}/${{run}}")
+    config = _compose(*run)
+    _checkpoint(config, step=30)
+    again = _compose(*run, *overrides.split())
+    expected = RESUMED[overrides]
+    if expected is None:
+        check_resume(again)
+    else:
+        with pytest.raises(ConfigError) as caught:
+            check_resume(again)
+        assert str(caught.value).startswith(expected) and "\n" not in str(caught.value)
+
+
+def test_a_finished_run_is_not_started_again(tmp_path: Path) -> None:
+    config = _compose("run=r", f"run_dir={tmp_path}/r")
+    _checkpoint(config, step=60)
+    check_resume(config)  # the last step has no line yet: its validation is still to be made up for
+    RunRecord(config.run_dir).step(60, {})
+    with pytest.raises(ConfigError, match="run r has finished its 60 steps"):
+        check_resume(config)
+
+
+def _checkpoint(config: DictConfig, step: int) -> None:
+    folder = Path(config.trainer.default_local_dir)
+    folder.mkdir(parents=True)
+    (folder / "latest_checkpointed_iteration.txt").write_text(str(step))
+    OmegaConf.save(config, Path(config.run_dir) / "config.yaml")

@@ -84,13 +84,15 @@ def test_progress_prints_each_step_of_a_writer_once_and_drains_at_the_end(tmp_pa
             time.sleep(0.05)
 
     writer = threading.Thread(target=write)
-    with Progress(tmp_path / "metrics.jsonl", 7, stream=stream):
+    with Progress(tmp_path / "metrics.jsonl", 7, stream=stream, started=time.time() - 100):
         writer.start()
         writer.join()
         record.step(8, {"critic/score/mean": 0.8})  # within one poll of the end
     assert _shown(stream) == [f"step  {step}/7  reward 0.{step}0" for step in range(9)]
     lines = stream.getvalue().splitlines()
-    assert lines[0] == STARTING and lines[1].startswith("first metrics after ") and len(lines) == 11
+    assert lines[0] == STARTING and lines[1].startswith("step  0/7") and len(lines) == 11
+    # the time to the first step, not to the validation before it
+    assert lines[2] in [f"first step done {100 + late} s after the start" for late in range(3)]
     assert "\r" not in stream.getvalue() and "\x1b" not in stream.getvalue()
 
 

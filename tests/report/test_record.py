@@ -101,6 +101,19 @@ def test_resume_drops_a_torn_last_line(tmp_path: Path, torn: str) -> None:
     assert record.path.read_text().count("\n") == 3
 
 
+def test_the_record_knows_where_it_went_on_and_its_last_step(tmp_path: Path) -> None:
+    first = RunRecord(tmp_path)
+    assert (first.resumed_at, first.last_step) == (None, None)
+    first.resume_from(0)
+    assert (first.resumed_at, first.last_step) == (0, None)
+    for step in range(4):
+        first.step(step, {})
+    assert first.last_step == 3
+    resumed = RunRecord(tmp_path)
+    resumed.resume_from(5)  # killed between the checkpoint of step 5 and its line
+    assert (resumed.resumed_at, resumed.last_step) == (5, 3)
+
+
 def test_a_fresh_run_starts_the_file_anew(tmp_path: Path) -> None:
     record = RunRecord(tmp_path)
     record.step(0, {})

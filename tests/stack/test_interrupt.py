@@ -30,7 +30,7 @@ def _marked_processes(mark: str) -> list[str]:
 
 def test_ctrl_c(small_overrides: list[str], train: Callable[..., list[dict[str, float]]], tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    overrides = [f"run_dir={run_dir}", "trainer.total_training_steps=40", "trainer.save_freq=2"]
+    overrides = [f"run_dir={run_dir}", "holder.steps=40", "trainer.total_training_steps=40", "trainer.save_freq=2"]
     shared_memory_before = set(Path("/dev/shm").iterdir())
     run = subprocess.Popen(
         [sys.executable, "-m", "recipe.holderpo.main", *small_overrides, *overrides],

@@ -3,10 +3,12 @@
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,8 @@ RUN = (
     f"trainer.save_freq={SAVED}",
     "trainer.max_actor_ckpt_to_keep=null",
     "deterministic=true",
+    f"trainer.test_freq={STEPS}",
+    "actor_rollout_ref.rollout.val_kwargs.n=8",
     "actor_rollout_ref.actor.optim.lr=1e-3",
     "actor_rollout_ref.actor.optim.lr_warmup_steps=4",
 )
@@ -40,6 +44,20 @@ def test_p_is_that_of_the_schedule_in_every_step(whole_run: tuple[Path, Records]
     assert [r["step"] for r in records] == list(range(1, STEPS + 1))
     assert [r["holder/p"] for r in records] == pytest.approx([2 - 4 * i / (STEPS - 1) for i in range(STEPS)], abs=1e-12)
     assert records[0]["holder/p"] == 2.0 and records[-1]["holder/p"] == -2.0  # exactly
+
+
+def test_every_key_of_the_record_is_documented(whole_run: tuple[Path, Records]) -> None:
+    documented = []
+    for line in (ROOT / "docs/metrics.md").read_text().splitlines():
+        if line.startswith("| `"):
+            names = re.findall(r"`([^`]+)`", line.split(" | ")[0])
+            # `x_max`, `_mean` and `x` (`/min`) name x_mean and x/min
+            stems = [names[0].rsplit("_", 1)[0] if n.startswith("_") else names[0].rsplit("/", 1)[0] for n in names]
+            documented += [s + n if n.startswith(("_", "/")) else n for s, n in zip(stems, names, strict=True)]
+    keys = {key for record in whole_run[1] for key in record}
+    assert {"step", "holder/p", "val-core/arithmetic/acc/mean@8"} <= keys
+    patterns = [re.sub(r"<[^>]+>", "*", name).replace("@n", "@*").replace("...", "*") for name in documented]
+    assert [key for key in sorted(keys) if not any(fnmatchcase(key, p) for p in patterns)] == []
 
 
 def test_every_rollout_comes_from_exactly_the_trainers_weights(whole_run: tuple[Path, Records]) -> None:
@@ -63,7 +81,10 @@ def test_a_resumed_run_is_the_uninterrupted_one(whole_run: tuple[Path, Records],
         assert _texts(whole_dir, step) == _texts(resumed_dir, step), f"step {step}"
         assert got["holder/p"] == expected["holder/p"] and got["actor/lr"] == expected["actor/lr"]
         for key in expected:
-            if key.startswith(("holder/", "actor/", "critic/", "response_length/", "group/")) and "perf" not in key:
+            if (
+                key.startswith(("holder/", "actor/", "critic/", "response_length/", "group/", "val-core/"))
+                and "perf" not in key
+            ):
                 assert got[key] == pytest.approx(expected[key], rel=1e-4, abs=1e-6), f"step {step}: {key}"
     for part in ("model", "optim"):
         name = f"checkpoints/global_step_{STEPS}/actor/{part}_world_size_1_rank_0.pt"

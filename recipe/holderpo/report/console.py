@@ -4,11 +4,11 @@ import math
 import os
 import sys
 import threading
-import time
 from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
+import psutil
 from tqdm import tqdm
 
 from recipe.holderpo.report.record import accuracy, parse_line
@@ -74,10 +74,14 @@ class Progress:
     Args:
         metrics_path: need not exist yet.
         total_steps: global step of the run's last step.
+        started: unix seconds from which the time to the first step is counted; this process's start by default.
         stream: where to write; standard output by default.
     """
 
-    def __init__(self, metrics_path: str | Path, total_steps: int, stream: TextIO | None = None):
+    def __init__(
+        self, metrics_path: str | Path, total_steps: int, stream: TextIO | None = None, started: float | None = None
+    ):
+        self._started = psutil.Process().create_time() if started is None else started
         self._follower = Follower(metrics_path)
         self._total_steps = total_steps
         self._stream = sys.stdout if stream is None else stream
@@ -88,7 +92,6 @@ class Progress:
 
     def __enter__(self) -> "Progress":
         self._follower.new_records()  # an earlier part of the run
-        self._started = time.monotonic()
         if self._terminal:
             self._bar = tqdm(bar_format=STARTING + " {elapsed}", file=self._stream, leave=False)
         else:
@@ -116,16 +119,16 @@ class Progress:
 
     def _show(self, record: dict[str, float]) -> None:
         step = int(record["step"])
-        if self._waiting:
+        if self._waiting and step > 0:
             self._waiting = False
-            self._print(f"first metrics after {time.monotonic() - self._started:.0f} s")
+            self._print(f"first step done {record['time'] - self._started:.0f} s after the start")
             if self._bar is not None:
                 self._bar.close()
                 # The time left is computed from the steps that this process saw.
                 self._bar = tqdm(
                     total=self._total_steps, initial=step, file=self._stream, bar_format=BAR, ncols=BAR_WIDTH
                 )
-        if self._bar is not None:
+        if self._bar is not None and not self._waiting:
             self._bar.n = step
         self._print(step_line(record, self._total_steps))
 

@@ -24,9 +24,14 @@ GREEDY_SUFFIX = "_greedy"
 
 
 class RunRecord:
-    """Appends to `<run_dir>/metrics.jsonl`; the folder is made if there is none."""
+    """Appends to `<run_dir>/metrics.jsonl`; the folder is made if there is none.
+
+    `resumed_at` is the global step that the run went on from (0: a fresh run; None before `resume_from`), `last_step` the
+    step of the newest line (None without one)."""
 
     def __init__(self, run_dir: str | Path):
+        self.resumed_at: int | None = None
+        self.last_step: int | None = None
         self.path = Path(run_dir) / METRICS_FILE
         self.path.parent.mkdir(parents=True, exist_ok=True)
 
@@ -43,6 +48,8 @@ class RunRecord:
         part = self.path.with_name(self.path.name + ".part")
         part.write_text("".join(_line(record) for record in kept), encoding="utf-8")
         os.replace(part, self.path)
+        self.resumed_at = step
+        self.last_step = int(kept[-1]["step"]) if kept else None
 
     def step(self, step: int, metrics: dict[str, Any]) -> None:
         """Append one line: "step", "time" (unix seconds) and the metrics, on disk when this returns.
@@ -59,6 +66,7 @@ class RunRecord:
         line = _line({"step": step, "time": time.time()} | {k: v for k, v in metrics.items() if not k.startswith("_")})
         with self.path.open("a", encoding="utf-8") as file:
             file.write(line)
+        self.last_step = step
 
 
 def _line(record: dict[str, Any]) -> str:
