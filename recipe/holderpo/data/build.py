@@ -1,0 +1,119 @@
+"""From rows to verl's parquet files: normalised, without duplicates, checked against each other, always the same bytes."""
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from recipe.holderpo.data.answers import answer_of_solution, normalize_ground_truth, problem_key
+from recipe.holderpo.data.sources import (
+    ANSWER_COLUMNS,
+    PROBLEM_COLUMNS,
+    SOURCES,
+    DataError,
+    Row,
+    find_column,
+    read_source,
+)
+
+
+@dataclass
+class DataSet:
+    """Problems of one source, in its order, and the count of what was left out and why."""
+
+    name: str
+    origin: dict[str, Any]
+    problems: list[tuple[str, str]] = field(default_factory=list)
+    """(problem, ground truth)."""
+    empty: int = 0
+    without_answer: int = 0
+    duplicates: int = 0
+    conflicting: int = 0
+    """Duplicates with another answer than the first: also left out."""
+    over_long: int = 0
+    in_evaluation: int = 0
+
+    @property
+    def counts(self) -> dict[str, int]:
+        numbers = {k: v for k, v in asdict(self).items() if isinstance(v, int)}
+        return {"rows": self.origin["rows"], **numbers, "kept": len(self.problems)}
+
+
+def load(name: str, place: str | None, progress: Callable[[list[Row], str], Iterable[Row]]) -> DataSet:
+    """Read a source and keep its usable problems. Raises DataError if there is nothing to keep."""
+    rows, origin = read_source(name, place)
+    source = SOURCES.get(name)
+    problem_column = find_column(rows, PROBLEM_COLUMNS, name, "problem")
+    solution = source.solution_column if source is not None and source.solution_column in rows[0] else None
+    answer_column = solution or find_column(rows, ANSWER_COLUMNS, name, "answer")
+    result = DataSet(name, origin)
+    seen: dict[str, str] = {}
+    for row in progress(rows, name):
+        problem = row[problem_column]
+        if not isinstance(problem, str) or not problem.strip():
+            result.empty += 1
+            continue
+        try:
+            answer = row[answer_column]
+            truth = normalize_ground_truth(answer_of_solution(answer) if solution else answer)
+        except ValueError:
+            result.without_answer += 1
+            continue
+        key = problem_key(problem)
+        if key in seen:
+            result.duplicates += 1
+            result.conflicting += seen[key] != truth
+            continue
+        seen[key] = truth
+        result.problems.append((problem.strip(), truth))
+    if not result.problems:
+        raise DataError(f"{name}: none of {len(rows)} rows has a problem and an answer")
+    return result
+
+
+def drop_over_long(data: DataSet, count_tokens: Callable[[str], int], limit: int) -> None:
+    """Leave out the problems whose prompt, template included, has more than `limit` tokens."""
+    kept = [(problem, truth) for problem, truth in data.problems if count_tokens(problem) <= limit]
+    data.over_long = len(data.problems) - len(kept)
+    data.problems = kept
+
+
+def overlap(train: list[DataSet], evaluation: list[DataSet]) -> dict[str, set[str]]:
+    """For each evaluation set, the keys of its problems that are also in a training set."""
+    keys = {problem_key(problem) for data in train for problem, _ in data.problems}
+    found = {data.name: keys & {problem_key(problem) for problem, _ in data.problems} for data in evaluation}
+    return {name: shared for name, shared in found.items() if shared}
+
+
+def drop_keys(data: DataSet, keys: set[str]) -> None:
+    """Leave out the problems with these keys."""
+    kept = [(problem, truth) for problem, truth in data.problems if problem_key(problem) not in keys]
+    data.in_evaluation += len(data.problems) - len(kept)
+    data.problems = kept
+
+
+def records(data: DataSet, split: str) -> list[Row]:
+    """verl's columns, one record a problem."""
+    return [
+        {
+            "data_source": data.name,
+            "prompt": [{"role": "user", "content": problem}],
+            "ability": "math",
+            "reward_model": {"style": "rule", "ground_truth": truth},
+            "extra_info": {"split": split, "index": index, "id": hashlib.sha256(problem.encode()).hexdigest()[:16]},
+        }
+        for index, (problem, truth) in enumerate(data.problems)
+    ]
+
+
+def write_parquet(rows: list[Row], path: Path) -> str:
+    """Write records, whole or not at all; returns the SHA-256 of the file. The same records give the same bytes."""
+    import pyarrow
+    import pyarrow.parquet
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".unfinished")
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), unfinished, compression="zstd")
+    unfinished.replace(path)
+    return hashlib.sha256(path.read_bytes()).hexdigest()

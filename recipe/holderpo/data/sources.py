@@ -1,0 +1,149 @@
+"""Where problems come from: the named data sets of the paper on the Hugging Face hub, or local files and folders."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PROBLEM_COLUMNS = ("problem", "question", "Problem")
+ANSWER_COLUMNS = ("answer", "final_answer", "Answer")
+
+Row = dict[str, Any]
+
+
+class DataError(ValueError):
+    """Data that cannot be used: one line that says what is wrong and where."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A named data set: where it lies on the hub, and which of its rows and columns are meant."""
+
+    hub_id: str
+    splits: tuple[str, ...] = ("train",)
+    config: str | None = None
+    solution_column: str | None = None
+    """Where the answer is the last \\boxed{} of this column instead of a column of its own."""
+    keep: Callable[[Row], bool] | None = None
+    count: int | None = None
+    """Problems that it is known to have; another number is reported."""
+
+
+SOURCES: dict[str, Source] = {
+    # The 12,500 problems of MATH; those of MATH500 go as soon as that is among the evaluation sets.
+    "math_3to5": Source(
+        "DigitalLearningGmbH/MATH-lighteval",
+        splits=("train", "test"),
+        solution_column="solution",
+        keep=lambda row: str(row.get("level", "")).removeprefix("Level ") in ("3", "4", "5"),
+    ),
+    "gsm8k": Source("openai/gsm8k", config="main", count=7473),
+    "aime24": Source("HuggingFaceH4/aime_2024", count=30),
+    "amc": Source("AI-MO/aimo-validation-amc", count=83),
+    "math500": Source("HuggingFaceH4/MATH-500", splits=("test",), count=500),
+    "minerva": Source("math-ai/minervamath", splits=("test",), count=272),
+    "olympiad_bench": Source("Hothan/OlympiadBench", config="OE_TO_maths_en_COMP", count=674),
+    "aime25": Source("math-ai/aime25", splits=("test",), count=30),
+}
+BENCHMARKS = ("aime24", "amc", "math500", "minerva", "olympiad_bench")
+"""The five of the paper, in its column order."""
+
+
+def parse_source(argument: str) -> tuple[str, str | None]:
+    """(name, place) of a command-line argument: a known name, NAME=PLACE, or a place alone, named after its last part.
+
+    A place is a file (.jsonl, .json, .parquet), a folder of such files, or a hub id."""
+    name, separator, place = argument.partition("=")
+    if separator:
+        return name, place
+    if argument in SOURCES:
+        return argument, None
+    return Path(argument).stem.removeprefix("eval_").removeprefix("train_"), argument
+
+
+def read_source(name: str, place: str | None) -> tuple[list[Row], dict[str, Any]]:
+    """The rows of a source, and its origin: {"place", "sha256", "rows"}, the hash of the files' or else the rows' bytes.
+
+    Raises DataError if it is not there or has no problem and answer columns."""
+    source = SOURCES.get(name, Source(place or name))
+    if place is not None and Path(place).expanduser().exists():
+        rows, sha256 = _read_local(Path(place).expanduser())
+    else:
+        rows = _read_hub(place or source.hub_id, source)
+        sha256 = hashlib.sha256(json.dumps(rows, sort_keys=True, default=str).encode()).hexdigest()
+    if not rows:
+        raise DataError(f"{name}: {place or source.hub_id} has no rows")
+    origin = {"place": place or source.hub_id, "sha256": sha256, "rows": len(rows)}
+    if source.keep is not None and "level" in rows[0]:
+        rows = [row for row in rows if source.keep(row)]
+    return rows, origin
+
+
+def _read_local(path: Path) -> tuple[list[Row], str]:
+    files = sorted(p for p in path.rglob("*") if p.suffix in _READERS) if path.is_dir() else [path]
+    if not files:
+        raise DataError(f"{path} holds no file that ends in {', '.join(_READERS)}")
+    digest = hashlib.sha256()
+    rows: list[Row] = []
+    for file in files:
+        if file.suffix not in _READERS:
+            raise DataError(f"{file} ends in {file.suffix!r}; allowed are {', '.join(_READERS)}")
+        digest.update(file.read_bytes())
+        try:
+            rows += _READERS[file.suffix](file)
+        except DataError:
+            raise
+        except (ValueError, OSError) as error:
+            raise DataError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
+    return rows, digest.hexdigest()
+
+
+def _read_jsonl(file: Path) -> list[Row]:
+    rows = []
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        if line.strip():
+            try:
+                rows.append(json.loads(line))
+            except ValueError as error:
+                raise DataError(f"{file}, line {number}: {error}") from error
+    return rows
+
+
+def _read_parquet(file: Path) -> list[Row]:
+    import pyarrow.parquet
+
+    rows: list[Row] = pyarrow.parquet.read_table(file).to_pylist()
+    return rows
+
+
+_READERS: dict[str, Callable[[Path], list[Row]]] = {
+    ".jsonl": _read_jsonl,
+    ".json": lambda file: list(json.loads(file.read_text(encoding="utf-8"))),
+    ".parquet": _read_parquet,
+}
+
+
+def _read_hub(place: str, source: Source) -> list[Row]:
+    import datasets
+
+    rows: list[Row] = []
+    try:
+        for split in source.splits:
+            rows += datasets.load_dataset(place, source.config, split=split).to_list()
+    except Exception as error:  # the library raises whatever the hub, the network or a loader happen to raise
+        raise DataError(
+            f"{place} cannot be loaded: {' '.join(str(error).split())[:200]} (offline? give a local file: NAME=PATH)"
+        ) from error
+    return rows
+
+
+def find_column(rows: list[Row], candidates: tuple[str, ...], name: str, what: str) -> str:
+    """The first of the candidate columns that the rows have. Raises DataError if none is there."""
+    for column in candidates:
+        if column in rows[0]:
+            return column
+    raise DataError(
+        f"{name} has the columns {', '.join(map(str, rows[0]))}; the {what} must be in one of {', '.join(candidates)}"
+    )

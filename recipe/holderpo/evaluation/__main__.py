@@ -1,0 +1,155 @@
+"""Evaluate a model on mathematical benchmarks: `python -m recipe.holderpo.evaluation model=... run=...`.
+
+conf/evaluation/eval.yaml has every key. Writes out_dir/run/: config.yaml, generations/NAME.jsonl (every answer with its
+text, tokens and score), and the table as table.txt, table.md, table.csv and results.json. Several runs side by side:
+`python -m recipe.holderpo.evaluation.compare DIR ...`.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+from rich.progress import Progress
+
+from recipe.holderpo.config import ConfigError
+from recipe.holderpo.data.templates import TEMPLATES
+from recipe.holderpo.evaluation import table
+from recipe.holderpo.evaluation.generate import Problem, Sampler, Sampling, Store, read_problems
+from recipe.holderpo.evaluation.metrics import Estimate, mean_over_problems, pass_at_k
+from recipe.holderpo.evaluation.model import resolve_model
+from recipe.holderpo.math_reward import compute_score
+
+# What may differ between the starts of one evaluation.
+FREE = ("chunk", "engine", "grading", "out_dir", "k")
+
+
+def check(config: DictConfig) -> None:
+    """Raises ConfigError for the first wrong value, with one line that names the key, the value and what is allowed."""
+    bounds = {
+        "n": (1, 10**6), "temperature": (0, 10), "max_tokens": (1, 10**6), "seed": (0, 2**31 - 1), "chunk": (1, 10**6),
+    }  # fmt: skip
+    for key, (low, high) in bounds.items():
+        value, whole = config[key], key != "temperature"
+        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not low <= value <= high:
+            raise ConfigError(f"{key} is {value!r}; allowed is a {'whole ' * whole}number from {low} to {high}")
+    if not isinstance(config.top_p, int | float) or not 0 < config.top_p <= 1:
+        raise ConfigError(f"top_p is {config.top_p!r}; allowed is above 0 and at most 1")
+    if config.temperature == 0 and config.n != 1:
+        raise ConfigError(f"n is {config.n}; allowed with temperature=0 is 1: greedy answers are all the same")
+    if config.template not in TEMPLATES:
+        raise ConfigError(f"template is {config.template!r}; allowed are {', '.join(TEMPLATES)}")
+    for k in config.k:
+        if not isinstance(k, int) or not 1 <= k <= config.n:
+            raise ConfigError(f"k contains {k!r}; allowed are whole numbers from 1 to n={config.n}")
+    if not config.benchmarks:
+        raise ConfigError("benchmarks is empty; allowed are names of data_dir/eval_NAME.parquet")
+    if config.limit is not None and (not isinstance(config.limit, int) or config.limit < 1):
+        raise ConfigError(f"limit is {config.limit!r}; allowed is 1 or more, or null")
+
+
+def open_run(config: DictConfig) -> Path:
+    """The run's folder, with its config. Raises ConfigError if it holds answers made with other settings."""
+    folder = Path(config.out_dir) / config.run
+    saved_file = folder / "config.yaml"
+    if saved_file.exists():
+        saved = OmegaConf.load(saved_file)
+        for key in config:
+            if key not in FREE and config[key] != OmegaConf.select(saved, str(key)) and key != "benchmarks":
+                raise ConfigError(
+                    f"{key} is {config[key]!r}; allowed is {OmegaConf.select(saved, str(key))!r}, with which {folder} began; "
+                    "or give it another name: run=..."
+                )
+    folder.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(config, saved_file)
+    return folder
+
+
+def graded(problem: Problem, sample: int, completion: Any, limits: dict[str, Any]) -> dict[str, Any]:
+    truncated = completion.finish_reason == "length"
+    score = compute_score(problem.benchmark, completion.text, problem.ground_truth, {"truncated": truncated}, **limits)
+    return {
+        "index": problem.index,
+        "sample": sample,
+        **score,
+        "tokens": len(completion.token_ids),
+        "ground_truth": problem.ground_truth,
+        "problem": problem.text,
+        "answer": completion.text,
+    }
+
+
+def evaluate(config: DictConfig) -> dict[str, dict[str, Estimate]]:
+    """Generate, grade and save what is missing; returns label -> benchmark -> accuracy."""
+    problems = {
+        name: read_problems(Path(config.data_dir) / f"eval_{name}.parquet")[: config.limit]
+        for name in config.benchmarks
+    }
+    folder = open_run(config)
+    stores = {name: Store(folder / "generations" / f"{name}.jsonl") for name in problems}
+    missing = {name: [p for p in problems[name] if p.index not in stores[name].done()] for name in problems}
+    if any(missing.values()):
+        sampler = Sampler(resolve_model(config.model), TEMPLATES[config.template], _engine(config))
+        sampling = Sampling(config.n, config.temperature, config.top_p, config.max_tokens, config.seed)
+        limits = dict(config.grading)
+        with Progress() as progress:
+            for name, rest in missing.items():
+                task = progress.add_task(name, total=len(problems[name]), completed=len(problems[name]) - len(rest))
+                for start in range(0, len(rest), config.chunk):
+                    chunk = rest[start : start + config.chunk]
+                    answers = list(sampler.answers(chunk, sampling))
+                    stores[name].add([graded(p, sample, completion, limits) for p, sample, completion in answers])
+                    progress.advance(task, len(chunk))
+    label = config.run
+    results = {
+        label: {name: mean_over_problems([sum(r) / len(r) for r in store.right()]) for name, store in stores.items()}
+    }
+    for k in config.k:
+        results[f"{label} pass@{k}"] = {
+            name: mean_over_problems([pass_at_k(len(r), round(sum(r)), k) for r in store.right()])
+            for name, store in stores.items()
+        }
+    return results
+
+
+def _engine(config: DictConfig) -> dict[str, Any]:
+    engine = OmegaConf.to_container(config.engine, resolve=True)
+    assert isinstance(engine, dict)
+    return {str(key): value for key, value in engine.items() if value is not None}
+
+
+def write(folder: Path, results: dict[str, dict[str, Estimate]]) -> None:
+    for name, text in (
+        ("table.txt", table.as_text(results) + "\n"),
+        ("table.md", table.as_markdown(results) + "\n"),
+        ("table.csv", table.as_csv(results)),
+        ("results.json", table.as_json(results)),
+    ):
+        (folder / name).write_text(text)
+
+
+def faults(folder: Path) -> str:
+    """One line: how many answers were cut off, had no answer, or could not be graded."""
+    rows = [json.loads(line) for file in sorted((folder / "generations").glob("*.jsonl")) for line in file.open()]
+    names = ("truncated", "no_answer", "timeout", "crash", "unreadable")
+    return f"{len(rows)} answers: " + ", ".join(f"{sum(row[name] for row in rows):.0f} {name}" for name in names)
+
+
+@hydra.main(config_path="../../../conf/evaluation", config_name="eval", version_base=None)
+def main(config: DictConfig) -> None:
+    try:
+        check(config)
+        results = evaluate(config)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    folder = Path(config.out_dir) / config.run
+    write(folder, results)
+    print(table.as_text(results))
+    print(f"± standard error over problems. {faults(folder)}\n{folder}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""Several evaluations side by side: `python -m recipe.holderpo.evaluation.compare DIR ... [--markdown | --csv | --json]`."""
+
+import argparse
+import json
+import math
+import sys
+from pathlib import Path
+
+from recipe.holderpo.evaluation import table
+from recipe.holderpo.evaluation.metrics import Estimate
+
+
+def read_results(folder: Path) -> dict[str, dict[str, Estimate]]:
+    """What an evaluation wrote to results.json. Raises FileNotFoundError."""
+    document = json.loads((folder / "results.json").read_text())
+    return {
+        label: {
+            name: Estimate(e["accuracy"], math.nan if e["standard_error"] is None else e["standard_error"])
+            for name, e in row.items()
+            if name != "average"
+        }
+        for label, row in document.items()
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="outputs/eval/NAME")
+    kind = parser.add_mutually_exclusive_group()
+    for name in ("markdown", "csv", "json"):
+        kind.add_argument(f"--{name}", action="store_true")
+    options = parser.parse_args()
+    results: dict[str, dict[str, Estimate]] = {}
+    for folder in options.folders:
+        try:
+            rows = read_results(folder)
+        except FileNotFoundError as error:
+            sys.exit(f"error: {error.filename} does not exist; it is written when an evaluation has finished")
+        for label, row in rows.items():
+            results[label if label not in results else f"{folder.name}/{label}"] = row
+    form = (
+        table.as_markdown
+        if options.markdown
+        else table.as_csv
+        if options.csv
+        else table.as_json
+        if options.json
+        else table.as_text
+    )
+    print(form(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""Sampling answers with vLLM, graded as they come, a chunk of problems at a time, so that a stopped run goes on."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recipe.holderpo.config import ConfigError
+
+
+@dataclass(frozen=True)
+class Problem:
+    benchmark: str
+    index: int
+    text: str
+    ground_truth: str
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """n answers a problem; temperature 0 is greedy, with n = 1."""
+
+    n: int
+    temperature: float
+    top_p: float
+    max_tokens: int
+    seed: int
+
+
+def read_problems(path: Path) -> list[Problem]:
+    """Problems of an eval_NAME.parquet that `recipe.holderpo.data` wrote. Raises ConfigError if it is not there."""
+    import pyarrow.parquet
+
+    if not path.exists():
+        raise ConfigError(f"benchmarks names {path}, which does not exist; python -m recipe.holderpo.data makes it")
+    return [
+        Problem(
+            row["data_source"],
+            row["extra_info"]["index"],
+            row["prompt"][-1]["content"],
+            row["reward_model"]["ground_truth"],
+        )
+        for row in pyarrow.parquet.read_table(path).to_pylist()
+    ]
+
+
+def request_seed(seed: int, problem: Problem, sample: int) -> int:
+    """A seed (31 bits) for one answer: the same in every run, whatever is sampled beside it."""
+    text = f"{seed}/{problem.benchmark}/{problem.index}/{sample}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little") >> 1
+
+
+class Store:
+    """The answers of one benchmark, `generations/NAME.jsonl`: one JSON object an answer, appended as they are graded."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.rows: list[dict[str, Any]] = []
+        if path.exists():
+            whole, _, _torn = path.read_text(encoding="utf-8").rpartition("\n")
+            self.rows = [json.loads(line) for line in whole.split("\n") if line]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows), encoding="utf-8")
+
+    def done(self) -> set[int]:
+        """Indices of the problems that have answers."""
+        return {row["index"] for row in self.rows}
+
+    def add(self, rows: list[dict[str, Any]]) -> None:
+        """All answers of some problems, on disk when this returns."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        self.rows += rows
+
+    def right(self) -> list[list[float]]:
+        """Scores of each problem's answers, problems in order of their index."""
+        by_problem: dict[int, list[float]] = {}
+        for row in sorted(self.rows, key=lambda row: (row["index"], row["sample"])):
+            by_problem.setdefault(row["index"], []).append(row["score"])
+        return list(by_problem.values())
+
+
+class Sampler:
+    """A vLLM engine and the prompt template of training."""
+
+    def __init__(self, model: str, template: str | None, engine: dict[str, Any]):
+        from vllm import LLM
+
+        self.llm = LLM(model=model, **engine)
+        self.tokenizer = self.llm.get_tokenizer()
+        self.template = template
+
+    def prompt(self, problem: Problem) -> dict[str, list[int]]:
+        text = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": problem.text}],
+            chat_template=self.template,
+            add_generation_prompt=True,
+            tokenize=False,
+        )
+        return {"prompt_token_ids": self.tokenizer(text, add_special_tokens=False)["input_ids"]}
+
+    def answers(self, problems: list[Problem], sampling: Sampling) -> Iterator[tuple[Problem, int, Any]]:
+        """(problem, sample, vLLM's completion) of every answer. Each has a seed of its own."""
+        from vllm import SamplingParams
+
+        requests = [(problem, sample) for problem in problems for sample in range(sampling.n)]
+        parameters = [
+            SamplingParams(
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                max_tokens=sampling.max_tokens,
+                seed=request_seed(sampling.seed, problem, sample) if sampling.temperature > 0 else None,
+            )
+            for problem, sample in requests
+        ]
+        outputs = self.llm.generate([self.prompt(problem) for problem, _ in requests], parameters, use_tqdm=False)
+        for (problem, sample), output in zip(requests, outputs, strict=True):
+            yield problem, sample, output.outputs[0]

@@ -1,0 +1,55 @@
+"""What `model=` may name: a Hugging Face folder, a hub id, or a verl checkpoint, which is merged on the fly."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from recipe.holderpo.config import ConfigError
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def resolve_model(model: str) -> str:
+    """A folder or hub id that vLLM loads.
+
+    A verl checkpoint is a folder global_step_N (or its actor/); a run's folder stands for its newest checkpoint. It is
+    merged once, into actor/merged beside its shards.
+
+    Raises ConfigError if there is no such model."""
+    path = Path(model).expanduser()
+    if not path.exists():
+        if _HUB_ID.fullmatch(model) and not model.startswith("."):
+            return model
+        raise ConfigError(f"model is {model!r}; allowed is a hub id or an existing folder")
+    if (path / "config.json").exists():
+        return str(path)
+    checkpoint = _checkpoint(path)
+    if checkpoint is None:
+        raise ConfigError(f"model is {model!r}; allowed is a folder with a config.json or a verl checkpoint")
+    return str(_merge(checkpoint))
+
+
+def _checkpoint(path: Path) -> Path | None:
+    """The actor folder of the checkpoint that `path` is, or of the newest one below it."""
+    steps = [path, *path.glob("global_step_*"), *path.glob("checkpoints/global_step_*"), path.parent]
+    actors = [
+        p / "actor" for p in steps if p.name.startswith("global_step_") and (p / "actor/fsdp_config.json").exists()
+    ]
+    return max(actors, key=lambda actor: int(actor.parent.name.rsplit("_", 1)[1]), default=None)
+
+
+def _merge(actor: Path) -> Path:
+    merged = actor / "merged"
+    if (merged / "config.json").exists() and (merged / ".whole").exists():
+        return merged
+    print(f"merging {actor} ...", flush=True)
+    command = [sys.executable, "-m", "verl.model_merger", "merge", "--backend", "fsdp"]
+    done = subprocess.run(
+        [*command, "--local_dir", str(actor), "--target_dir", str(merged)], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise ConfigError(f"model: {actor} cannot be merged: {last}")
+    (merged / ".whole").touch()
+    return merged

@@ -1,0 +1,134 @@
+"""The trainer's side of grading: sends answers to the grading host, restarts it should it die, and loses none of them."""
+
+import atexit
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import count
+from pathlib import Path
+from threading import Lock, Thread
+
+# How often in a row the host may die without having graded anything before that is an error.
+MAX_BARREN_STARTS = 3
+
+
+@dataclass(frozen=True)
+class Verdict:
+    equal: bool
+    """Whether the two answers were found equal; False where there is a fault."""
+    fault: str | None = None
+    """Why nothing was found: "timeout" | "crash" (killed, or out of memory) | "unreadable" (no parse); else None."""
+
+
+class Grader:
+    """A grading host and the answers that it owes. Thread-safe.
+
+    workers: grading processes; timeout: seconds of wall-clock time an answer, after which its process is killed;
+    memory_mb: address space of a grading process, MiB."""
+
+    def __init__(self, workers: int = 2, timeout: float = 5.0, memory_mb: int = 2048):
+        self._command = [
+            sys.executable,
+            "-m",
+            "recipe.holderpo.grading.host",
+            str(workers),
+            str(timeout),
+            str(memory_mb),
+        ]
+        self._lock = Lock()
+        self._ids = count()
+        self._owed: dict[str, tuple[str, Future[Verdict]]] = {}
+        self._barren_starts = 0
+        self._closed = False
+        self._errors = tempfile.TemporaryFile(mode="w+", errors="replace")  # noqa: SIM115 - as long as the host
+        self._start()
+
+    def submit(self, answer: str, truth: str) -> "Future[Verdict]":
+        """The verdict on one answer, to come. Raises RuntimeError once the grader is closed."""
+        future: Future[Verdict] = Future()
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("the grader is closed")
+            key = str(next(self._ids))
+            line = json.dumps({"id": key, "answer": answer, "truth": truth}) + "\n"
+            self._owed[key] = (line, future)
+            self._send(line)
+        return future
+
+    def close(self) -> None:
+        """End the host and its processes. What is still owed is cancelled."""
+        with self._lock:
+            self._closed = True
+            owed, self._owed = list(self._owed.values()), {}
+        for _, future in owed:
+            future.cancel()
+        self._host.kill()
+        self._host.wait()
+
+    def _start(self) -> None:
+        self._host = subprocess.Popen(
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env=_empty_environment(),
+            cwd="/",
+            text=True,
+            start_new_session=True,  # Ctrl-C at the trainer's terminal is the trainer's
+        )
+        Thread(target=self._receive, args=(self._host,), daemon=True, name="grader").start()
+
+    def _send(self, line: str) -> None:
+        assert self._host.stdin is not None
+        try:
+            self._host.stdin.write(line)
+            self._host.stdin.flush()
+        except OSError:
+            pass  # it died: `_receive` sees that and sends everything owed to the next one
+
+    def _receive(self, host: "subprocess.Popen[str]") -> None:
+        assert host.stdout is not None
+        for line in host.stdout:
+            answer = json.loads(line)
+            with self._lock:
+                self._barren_starts = 0
+                _, future = self._owed.pop(answer["id"], (None, None))
+            if future is not None and future.set_running_or_notify_cancel():
+                future.set_result(Verdict(answer["equal"] is True, answer["fault"]))
+        host.wait()
+        with self._lock:
+            if self._closed:
+                return
+            self._barren_starts += 1
+            if self._barren_starts <= MAX_BARREN_STARTS:
+                self._start()
+                for line, _ in self._owed.values():
+                    self._send(line)
+                return
+            self._closed = True
+            owed, self._owed = list(self._owed.values()), {}
+        self._errors.seek(0)
+        said = self._errors.read().strip().splitlines() or ["no word"]
+        status = f"exit status {host.returncode}"
+        error = RuntimeError(f"the grading host ends ({status}) without grading anything: {said[-1]}")
+        for _, future in owed:
+            future.set_exception(error)
+
+
+def _empty_environment() -> dict[str, str]:
+    """No variable of the trainer's, which may hold secrets; only what finds Python's modules."""
+    path = os.pathsep.join(str(Path(entry or ".").resolve()) for entry in sys.path)
+    return {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/nonexistent", "PYTHONPATH": path}
+
+
+@lru_cache
+def shared_grader(workers: int, timeout: float, memory_mb: int) -> Grader:
+    """One grader a process for every set of limits, ended with the process."""
+    grader = Grader(workers, timeout, memory_mb)
+    atexit.register(grader.close)
+    return grader

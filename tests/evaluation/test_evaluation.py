@@ -1,0 +1,140 @@
+"""Estimators against enumeration, tables, and what an interrupted evaluation finds again."""
+
+import itertools
+import json
+import math
+import statistics
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import DictConfig, OmegaConf
+
+from recipe.holderpo.config import ConfigError
+from recipe.holderpo.evaluation import table
+from recipe.holderpo.evaluation.__main__ import check, open_run
+from recipe.holderpo.evaluation.compare import read_results
+from recipe.holderpo.evaluation.generate import Problem, Store, request_seed
+from recipe.holderpo.evaluation.metrics import Estimate, average, mean_over_problems, pass_at_k
+from recipe.holderpo.evaluation.model import resolve_model
+
+ROOT = Path(__file__).parents[2]
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=9), st.data())
+def test_pass_at_k_is_the_mean_over_all_subsets_of_k(right: list[bool], data: st.DataObject) -> None:
+    k = data.draw(st.integers(1, len(right)))
+    subsets = list(itertools.combinations(right, k))
+    assert pass_at_k(len(right), sum(right), k) == pytest.approx(sum(map(any, subsets)) / len(subsets), abs=1e-12)
+
+
+@pytest.mark.parametrize("arguments", [(4, 5, 1), (4, -1, 1), (4, 2, 0), (4, 2, 5)])
+def test_pass_at_k_refuses_what_it_cannot_estimate(arguments: tuple[int, int, int]) -> None:
+    with pytest.raises(ValueError, match="allowed is"):
+        pass_at_k(*arguments)
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=50))
+def test_the_standard_error_is_that_of_the_mean(values: list[float]) -> None:
+    estimate = mean_over_problems(values)
+    assert estimate.value == pytest.approx(statistics.fmean(values), abs=1e-12)
+    assert estimate.standard_error == pytest.approx(statistics.stdev(values) / math.sqrt(len(values)), abs=1e-9)
+
+
+def test_the_average_is_unweighted_with_independent_errors() -> None:
+    mean = average([Estimate(0.2, 0.03), Estimate(0.6, 0.04)])
+    assert (mean.value, mean.standard_error) == (pytest.approx(0.4), pytest.approx(0.025))
+
+
+PAPER = dict(
+    zip(("aime24", "amc", "math500", "minerva", "olympiad_bench"), (0.433, 0.687, 0.822, 0.349, 0.453), strict=True)
+)
+RESULTS = {
+    "holder": {name: Estimate(value, 0.01) for name, value in reversed(PAPER.items())}
+    | {"aime25": Estimate(0.1, 0.05)},
+    "one set": {"math500": Estimate(0.5, math.nan)},
+}
+
+
+def test_the_table_has_the_papers_columns_and_average() -> None:
+    head, holder, one = table.as_text(RESULTS).splitlines()
+    assert head.split() == ["model", "AIME24", "AMC", "MATH500", "Minerva", "Oly.", "AIME25", "avg"]
+    assert holder.split("  ")[-1].strip() == "54.9 ± 0.4"  # the paper's average of these five
+    assert one.split()[-1] == "-" and "50.0" in one
+    markdown = table.as_markdown(RESULTS).splitlines()
+    assert (
+        markdown[0] == "| model | AIME24 | AMC | MATH500 | Minerva | Oly. | AIME25 | avg |"
+        and markdown[1].count("---") == 8
+    )
+    assert table.as_csv(RESULTS).splitlines()[1].startswith("holder,43.3000,1.0000,68.7000,1.0000,")
+
+
+def test_json_comes_back_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text(table.as_json(RESULTS))
+    back = read_results(tmp_path)
+    assert back["holder"] == RESULTS["holder"] and math.isnan(back["one set"]["math500"].standard_error)
+    assert json.loads(table.as_json(RESULTS))["holder"]["average"]["accuracy"] == pytest.approx(sum(PAPER.values()) / 5)
+
+
+def test_the_store_drops_a_torn_line_and_groups_by_problem(tmp_path: Path) -> None:
+    store = Store(tmp_path / "g" / "x.jsonl")
+    store.add([{"index": 1, "sample": s, "score": float(s == 0)} for s in range(2)])
+    store.add([{"index": 0, "sample": s, "score": 1.0} for s in range(2)])
+    with store.path.open("a") as file:
+        file.write('{"index": 2, "sam')
+    again = Store(store.path)
+    assert again.done() == {0, 1} and again.right() == [[1.0, 1.0], [1.0, 0.0]]
+    again.add([{"index": 2, "sample": 0, "score": 0.0}])
+    assert [row["index"] for row in Store(store.path).rows] == [1, 1, 0, 0, 2]
+
+
+def test_seeds_belong_to_problem_and_sample() -> None:
+    one, other = Problem("amc", 3, "", ""), Problem("amc", 4, "", "")
+    seeds = {request_seed(s, p, n) for s in (1, 2) for p in (one, other) for n in (0, 1)}
+    assert len(seeds) == 8 and max(seeds) < 2**31 and request_seed(1, one, 0) == request_seed(1, one, 0)
+
+
+def config(*overrides: str) -> DictConfig:
+    with initialize_config_dir(str(ROOT / "conf/evaluation"), version_base=None):
+        return compose("eval", overrides=["model=a/b", "run=r", *overrides])
+
+
+BAD = {
+    "n=8": "n is 8; allowed with temperature=0 is 1",
+    "n=0": "n is 0",
+    "temperature=-1": "temperature is -1",
+    "top_p=0": "top_p is 0",
+    "template=chatml": "template is 'chatml'; allowed are qwen_math, r1, none, model",
+    "k=[2]": "k contains 2; allowed are whole numbers from 1 to n=1",
+    "benchmarks=[]": "benchmarks is empty",
+    "limit=0": "limit is 0",
+    "max_tokens=many": "max_tokens is 'many'",
+}
+
+
+@pytest.mark.parametrize("overrides", BAD)
+def test_a_wrong_value_is_one_line(overrides: str) -> None:
+    check(config())
+    with pytest.raises(ConfigError) as caught:
+        check(config(overrides))
+    assert str(caught.value).startswith(BAD[overrides]) and "\n" not in str(caught.value)
+
+
+def test_an_evaluation_goes_on_only_with_the_settings_it_began_with(tmp_path: Path) -> None:
+    place = f"out_dir={tmp_path}"
+    open_run(config(place))
+    open_run(config(place, "chunk=7", "benchmarks=[amc]"))
+    with pytest.raises(ConfigError, match="template is 'r1'; allowed is 'qwen_math'"):
+        open_run(config(place, "template=r1"))
+
+
+def test_what_model_may_name(tmp_path: Path) -> None:
+    assert resolve_model("Qwen/Qwen2.5-Math-7B") == "Qwen/Qwen2.5-Math-7B"
+    (tmp_path / "hf").mkdir()
+    OmegaConf.save({}, tmp_path / "hf" / "config.json")
+    assert resolve_model(str(tmp_path / "hf")) == str(tmp_path / "hf")
+    for wrong in (str(tmp_path / "nothing"), "./a/b", str(tmp_path)):
+        with pytest.raises(ConfigError, match="model is "):
+            resolve_model(wrong)
