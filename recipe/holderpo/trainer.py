@@ -75,7 +75,7 @@ class HolderTrainerMixin(PPOTrainer):
 
     def _compute_metrics(self, batch: KVBatchMeta, metrics: dict[str, Any], *args: Any, **kwargs: Any) -> None:
         super()._compute_metrics(batch, metrics, *args, **kwargs)
-        metrics["group/zero_variance_fraction"] = _zero_variance_fraction(batch)
+        metrics.update(reward_metrics(batch))
         self.record.step(self.global_steps, metrics)
 
     def _validate(self) -> dict[str, float]:
@@ -102,14 +102,27 @@ class HolderTrainerMixin(PPOTrainer):
         return super()._balance_batch(batch, *args, **kwargs)
 
 
-def _zero_variance_fraction(batch: KVBatchMeta) -> float:
-    """Fraction of groups whose rewards are all equal: they have no gradient under a group-relative advantage."""
-    data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["rm_scores"])
+def reward_metrics(batch: KVBatchMeta) -> dict[str, float]:
+    """What the step's rewards say beside their mean.
+
+    `group/zero_variance_fraction`: groups whose rewards are all equal, which have no gradient under a group-relative
+    advantage. `reward/<name>`: the mean of every further number that the reward function returned for each response."""
+    data = tq.kv_batch_get(
+        keys=batch.keys, partition_id=batch.partition_id, select_fields=["rm_scores", "extra_fields"]
+    )
+    extra_fields = data.pop("extra_fields").tolist()
     groups: dict[str, list[float]] = {}
-    for key, tag, scores in zip(batch.keys, batch.tags, data["rm_scores"], strict=True):
-        if not tag.get("is_padding", False):
-            groups.setdefault(key.split("_")[0], []).append(float(scores.sum()))
-    return float(np.mean([max(rewards) == min(rewards) for rewards in groups.values()]))
+    extras: dict[str, list[float]] = {}
+    for key, tag, scores, fields in zip(batch.keys, batch.tags, data["rm_scores"], extra_fields, strict=True):
+        if tag.get("is_padding", False):
+            continue
+        groups.setdefault(key.split("_")[0], []).append(float(scores.sum()))
+        for name, value in fields.get("reward_extra_info", {}).items():
+            if name not in ("score", "acc") and isinstance(value, int | float):
+                extras.setdefault(name, []).append(float(value))
+    zero_variance = np.mean([max(rewards) == min(rewards) for rewards in groups.values()])
+    means = {f"reward/{name}": float(np.mean(values)) for name, values in extras.items()}
+    return {"group/zero_variance_fraction": float(zero_variance)} | means
 
 
 class HolderTrainerSync(HolderTrainerMixin, PPOTrainerSync):

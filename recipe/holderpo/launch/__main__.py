@@ -1,0 +1,132 @@
+"""Start a run on one node or on many: `python -m recipe.holderpo.launch [Hydra overrides]`.
+
+One node: as `python -m recipe.holderpo.main`. Several: the same command on each, with NNODES, NODE_RANK and HEAD_ADDR set
+(or under Slurm). Rank 0 starts a Ray cluster with token authentication, waits for the other nodes and their GPUs, runs the
+driver, and takes the cluster down; the others join, and end when it does. docs/multi-node.md has the details.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from recipe.holderpo.config import ConfigError, check_config
+from recipe.holderpo.launch import cluster
+from recipe.holderpo.launch.settings import Node, knob_overrides, read_node
+from recipe.holderpo.main import resolve, set_environment
+
+CONF = Path(__file__).parents[3] / "conf"
+
+
+def main(arguments: Sequence[str]) -> int:
+    try:
+        node = read_node(os.environ)
+        knobs = knob_overrides(os.environ)
+        if knobs:
+            print(f"from the environment: {' '.join(knobs)}", flush=True)
+        overrides = [*knobs, *arguments]
+        if node.nodes == 1:
+            return drive(overrides, dict(os.environ))
+        overrides.append(f"trainer.nnodes={node.nodes}")
+        return head(node, overrides) if node.rank == 0 else join(node, overrides)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def drive(overrides: Sequence[str], environment: dict[str, str]) -> int:
+    """Run the driver and return its exit status."""
+    with subprocess.Popen([sys.executable, "-m", "recipe.holderpo.main", *overrides], env=environment) as driver:
+        while True:
+            try:
+                return driver.wait()
+            except KeyboardInterrupt:  # the terminal sent it to the driver as well
+                continue
+
+
+def head(node: Node, overrides: Sequence[str]) -> int:
+    config = checked(overrides)
+    environment = dict(os.environ)
+    cluster.ensure_token(environment, make=True)
+    cluster.check_port(str(node.address), node.port)
+    gpus, address = config.trainer.n_gpus_per_node, f"{node.address}:{node.port}"
+    with cluster.ray_node(node, resources(config), environment):
+        cluster.wait_for_head(node)
+        print(f"head {address} is up; waiting for {node.nodes - 1} more ...", flush=True)
+        os.environ.update(environment)  # for `ray.init` here
+        wait_for_all(node, gpus)
+        print(f"{node.nodes} nodes with {gpus} GPUs each are there", flush=True)
+        # Ray takes no counts of resources where it attaches to a cluster.
+        attach = [f"+ray_kwargs.ray_init.address={address}", "ray_kwargs.ray_init.num_cpus=null"]
+        if config.trainer.device == "cpu":
+            attach.append("ray_kwargs.ray_init.num_gpus=null")
+        return drive([*overrides, *attach], environment)
+
+
+def join(node: Node, overrides: Sequence[str]) -> int:
+    config = checked(overrides)
+    environment = dict(os.environ)
+    deadline = time.monotonic() + node.wait_s
+    while True:  # on a shared disk the head makes the token
+        try:
+            cluster.ensure_token(environment, make=False)
+            break
+        except ConfigError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(cluster.POLL_SECONDS)
+    cluster.wait_for_head(node)
+    with cluster.ray_node(node, resources(config), environment) as ray_start:
+        print(f"joining {node.head}:{node.port} ...", flush=True)
+        output, _ = ray_start.communicate()  # until the head takes the cluster down
+    if "Ray runtime started" not in output:
+        raise ConfigError(f"this node could not join {node.head}:{node.port}: {reason(output)}")
+    return 0
+
+
+def checked(overrides: Sequence[str]) -> DictConfig:
+    """The composed config, checked as the driver will check it: a wrong value must not cost a cluster's start."""
+    try:
+        with initialize_config_dir(str(CONF), version_base=None):
+            config = resolve(compose("holderpo", overrides=list(overrides)))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(" ".join(str(error).split())) from None
+    set_environment(config)
+    check_config(config)
+    return config
+
+
+def resources(config: DictConfig) -> list[str]:
+    """What `ray start` is told that this node has; where there are real GPUs, Ray counts them itself."""
+    if config.trainer.device != "cpu":
+        return []
+    return [f"--num-gpus={config.trainer.n_gpus_per_node}", f"--num-cpus={config.ray_kwargs.ray_init.num_cpus}"]
+
+
+def wait_for_all(node: Node, gpus: int) -> None:
+    import ray
+
+    ray.init(address=f"{node.address}:{node.port}", log_to_driver=False, logging_level="ERROR")
+    try:
+        cluster.wait_for_nodes(node, gpus)
+    finally:
+        ray.shutdown()
+
+
+def reason(output: str) -> str:
+    """The line of `ray start`'s output that says most about why it failed."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()] or ["no word"]
+    return next((line for line in reversed(lines) if "token" in line.lower()), lines[-1])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,139 @@
+"""A Ray cluster for one run: started with token authentication, waited for, and taken down again, ours and no other."""
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from recipe.holderpo.config import ConfigError
+from recipe.holderpo.launch.settings import Node
+
+POLL_SECONDS = 0.5
+STOP_SECONDS = 15.0
+
+
+def token_file(environment: dict[str, str]) -> Path:
+    """The file with Ray's token: RAY_AUTH_TOKEN_PATH, else ~/.ray/auth_token. Nodes must share it, or hold copies."""
+    return Path(environment.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token").expanduser()
+
+
+def ensure_token(environment: dict[str, str], make: bool) -> None:
+    """Turn token authentication on for everything started from here, with a token file that only its owner reads.
+
+    Raises ConfigError where there is no token and `make` is false (a node that joins), or others can read the file."""
+    environment["RAY_AUTH_MODE"] = "token"
+    if environment.get("RAY_AUTH_TOKEN"):
+        return
+    path = token_file(environment)
+    if not path.exists():
+        if not make:
+            raise ConfigError(
+                f"RAY_AUTH_TOKEN_PATH names {path}, which does not exist; allowed is a copy of the head's token file "
+                "(the head makes it when it starts)"
+            )
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_hex(32))
+    if path.stat().st_mode & 0o077:
+        raise ConfigError(
+            f"{path} has mode {path.stat().st_mode & 0o777:o}; allowed is 600: it is the key to the cluster"
+        )
+    environment["RAY_AUTH_TOKEN_PATH"] = str(path)
+
+
+def check_port(address: str, port: int) -> None:
+    """Raises ConfigError if something listens on the head's port already."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except OSError as error:
+            raise ConfigError(f"RAY_PORT is {port}; it cannot be used on {address}: {error.strerror}") from None
+
+
+@contextmanager
+def ray_node(node: Node, resources: Sequence[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
+    """`ray start --block` of this node; on leaving the block, it and every process below it is ended.
+
+    resources: further arguments of `ray start`, such as --num-gpus=8."""
+    where = (
+        ["--head", f"--node-ip-address={node.address}", f"--port={node.port}", "--include-dashboard=false"]
+        if node.rank == 0
+        else [f"--address={node.head}:{node.port}", *([f"--node-ip-address={node.address}"] if node.address else [])]
+    )
+    ray = Path(sys.executable).with_name("ray")
+    process = subprocess.Popen(
+        [str(ray), "start", "--block", "--disable-usage-stats", *where, *resources],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        stop(process)
+
+
+def stop(process: "subprocess.Popen[str]") -> None:
+    """End a process and all below it: first politely, then not."""
+    try:
+        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    except psutil.NoSuchProcess:
+        family = []
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+    _, alive = psutil.wait_procs(family, timeout=STOP_SECONDS)
+    for left in alive:
+        left.kill()
+    psutil.wait_procs(alive, timeout=STOP_SECONDS)
+    process.wait()
+
+
+def wait_for_head(node: Node) -> None:
+    """Until the head's port answers. Raises ConfigError after `node.wait_s`."""
+    deadline = time.monotonic() + node.wait_s
+    while True:
+        try:
+            with socket.create_connection((node.head, node.port), timeout=5):
+                return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise ConfigError(
+                    f"HEAD_ADDR is {node.head}: nothing answers on port {node.port} after {node.wait_s:.0f} s ({error})"
+                ) from None
+            time.sleep(POLL_SECONDS)
+
+
+def wait_for_nodes(node: Node, gpus: int) -> None:
+    """Until NNODES nodes with `gpus` GPUs each are there. To be called where `ray.init` has attached to the cluster.
+
+    Raises ConfigError after `node.wait_s` with what is missing, and at once for a node with too few GPUs."""
+    import ray
+
+    deadline = time.monotonic() + node.wait_s
+    while True:
+        alive = {n["NodeManagerAddress"]: int(n["Resources"].get("GPU", 0)) for n in ray.nodes() if n["Alive"]}
+        for address, count in alive.items():
+            if count < gpus:
+                raise ConfigError(
+                    f"trainer.n_gpus_per_node is {gpus}; node {address} has {count}: every node must have as many"
+                )
+        if len(alive) >= node.nodes:
+            return
+        if time.monotonic() > deadline:
+            raise ConfigError(
+                f"NNODES is {node.nodes}; after {node.wait_s:.0f} s {len(alive)} joined ({', '.join(sorted(alive))}), "
+                f"{node.nodes - len(alive)} did not: are they started, with this head's address and its token?"
+            )
+        time.sleep(POLL_SECONDS)

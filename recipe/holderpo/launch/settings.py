@@ -1,0 +1,113 @@
+"""What the environment says about the launch: which node this is, and the authors' own knobs. Pure functions."""
+
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from recipe.holderpo.config import ConfigError
+
+# The authors' environment variables (arXiv 2605.12058, their code) and the overrides that they stand for.
+KNOBS = {
+    "HOLDER_P_SCHEDULE_STEPS": "holder.steps",
+    "HOLDER_P_POWER": "holder.power",
+}
+# Their names of schedules -> (ours, whether p rises).
+SCHEDULES = {
+    "constant": ("constant", False),
+    "linear": ("linear", False), "linear_desc": ("linear", False), "linear_asc": ("linear", True),
+    "sin": ("cosine", False), "sin_desc": ("cosine", False), "sin_asc": ("cosine", True),
+    "cosine": ("cosine", False), "cosine_desc": ("cosine", False), "cosine_asc": ("cosine", True),
+    "square": ("power", False), "square_desc": ("power", False), "square_asc": ("power", True),
+    "power": ("power", False), "power_desc": ("power", False), "power_asc": ("power", True),
+    "cube": ("cubic", False), "cube_desc": ("cubic", False), "cube_asc": ("cubic", True),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Node:
+    """This node's place in the launch."""
+
+    nodes: int = 1
+    rank: int = 0
+    """0 is the head: it runs the driver."""
+    head: str = "127.0.0.1"
+    """Address at which the other nodes reach the head."""
+    address: str | None = None
+    """This node's own address; None: Ray finds it."""
+    port: int = 6379
+    wait_s: float = 600.0
+    """How long the head waits for the other nodes, and they for the head."""
+
+
+def _whole(environment: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:
+    text = environment.get(name, "")
+    if not text:
+        return default
+    if not text.isdigit() or not low <= int(text) <= high:
+        raise ConfigError(f"{name} is {text!r}; allowed is a whole number from {low} to {high}")
+    return int(text)
+
+
+def first_slurm_host(nodes: str) -> str:
+    """The first host of a Slurm node list such as gpu[03-06,9]. Raises ConfigError if scontrol cannot say."""
+    try:
+        done = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise ConfigError(
+            f"HEAD_ADDR is not set, and scontrol cannot read SLURM_JOB_NODELIST={nodes!r}: {error}"
+        ) from None
+    return done.stdout.split()[0]
+
+
+def read_node(environment: Mapping[str, str], first_host: Callable[[str], str] = first_slurm_host) -> Node:
+    """NNODES, NODE_RANK, HEAD_ADDR, NODE_ADDR, RAY_PORT and NODE_WAIT_S; where they are not set, Slurm's variables.
+
+    Raises ConfigError with one line that names the variable."""
+    slurm = "SLURM_NNODES" in environment and "NNODES" not in environment and int(environment["SLURM_NNODES"]) > 1
+    merged = dict(environment)
+    if slurm:
+        merged.setdefault("NNODES", environment["SLURM_NNODES"])
+        merged.setdefault("NODE_RANK", environment.get("SLURM_NODEID", ""))
+        if not merged.get("HEAD_ADDR"):
+            merged["HEAD_ADDR"] = first_host(environment.get("SLURM_JOB_NODELIST", ""))
+    nodes = _whole(merged, "NNODES", 1, 1, 10**5)
+    if nodes > 1 and not merged.get("NODE_RANK"):
+        raise ConfigError(f"NODE_RANK is not set; allowed with NNODES={nodes} is 0 (the head) to {nodes - 1}")
+    rank = _whole(merged, "NODE_RANK", 0, 0, nodes - 1)
+    if nodes > 1 and not merged.get("HEAD_ADDR"):
+        raise ConfigError(f"HEAD_ADDR is not set; allowed with NNODES={nodes} is the address of the node of rank 0")
+    return Node(
+        nodes=nodes,
+        rank=rank,
+        head=merged.get("HEAD_ADDR") or "127.0.0.1",
+        address=merged.get("NODE_ADDR") or (merged.get("HEAD_ADDR") if rank == 0 else None),
+        port=_whole(merged, "RAY_PORT", 6379, 1, 65535),
+        wait_s=float(_whole(merged, "NODE_WAIT_S", 600, 1, 10**6)),
+    )
+
+
+def knob_overrides(environment: Mapping[str, str]) -> list[str]:
+    """The authors' knobs as overrides of ours. Their p runs from HOLDER_P_MAX down to HOLDER_P_MIN, or up (`_asc`).
+
+    Raises ConfigError for a schedule that they do not have either."""
+    given = {name: value for name, value in environment.items() if value != ""}
+    overrides = [f"{key}={given[name]}" for name, key in KNOBS.items() if name in given]
+    if "CLIPRANGE" in given:
+        overrides += [f"actor_rollout_ref.actor.clip_ratio_{side}={given['CLIPRANGE']}" for side in ("low", "high")]
+    name = given.get("HOLDER_P_SCHEDULE", "constant" if "HOLDER_P" in given else None)
+    if name is not None and name not in SCHEDULES:
+        raise ConfigError(f"HOLDER_P_SCHEDULE is {name!r}; allowed are {', '.join(SCHEDULES)}")
+    shape, rising = SCHEDULES[name] if name is not None else (None, False)
+    if shape is not None:
+        overrides.append(f"holder.schedule={shape}")
+    if shape == "constant":
+        return [
+            *overrides,
+            "holder.p_end=null",
+            *([f"holder.p_start={given['HOLDER_P']}"] if "HOLDER_P" in given else []),
+        ]
+    ends = ("HOLDER_P_MIN", "HOLDER_P_MAX") if rising else ("HOLDER_P_MAX", "HOLDER_P_MIN")
+    overrides += [
+        f"{key}={given[end]}" for key, end in zip(("holder.p_start", "holder.p_end"), ends, strict=True) if end in given
+    ]
+    return overrides

@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# The paper's mathematical run on one node or many; any Hydra override may follow:
+#   bash scripts/run_qwen_math.sh                                              # Qwen2.5-Math-7B on this node's 4 GPUs
+#   bash scripts/run_qwen_math.sh model=qwen3_8b_base trainer.n_gpus_per_node=8
+#   NNODES=2 NODE_RANK=0 HEAD_ADDR=10.0.0.1 bash scripts/run_qwen_math.sh trainer.n_gpus_per_node=8   # and rank 1 on the other
+# PYTHON names the environment's interpreter; docs/multi-node.md has the rest.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+exec "${PYTHON:-python}" -m recipe.holderpo.launch hardware=gpu task=math model=qwen2.5_math_7b "$@"

@@ -1,0 +1,149 @@
+"""What the environment says about a launch, and the authors' knobs."""
+
+import os
+import socket
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from recipe.holderpo.config import ConfigError
+from recipe.holderpo.launch import cluster
+from recipe.holderpo.launch.__main__ import checked, reason, resources
+from recipe.holderpo.launch.settings import Node, knob_overrides, read_node
+
+
+def test_one_node_is_the_default() -> None:
+    assert read_node({}) == Node() and read_node({"SLURM_NNODES": "1"}) == Node()
+
+
+def test_several_nodes_by_our_variables() -> None:
+    shared = {"NNODES": "4", "HEAD_ADDR": "10.0.0.1", "RAY_PORT": "7000", "NODE_WAIT_S": "30"}
+    head = read_node(shared | {"NODE_RANK": "0"})
+    assert head == Node(nodes=4, rank=0, head="10.0.0.1", address="10.0.0.1", port=7000, wait_s=30.0)
+    assert read_node(shared | {"NODE_RANK": "3"}) == Node(4, 3, "10.0.0.1", None, 7000, 30.0)
+
+
+def test_several_nodes_by_slurms_variables() -> None:
+    slurm = {"SLURM_NNODES": "2", "SLURM_NODEID": "1", "SLURM_JOB_NODELIST": "gpu[03-04]"}
+    node = read_node(slurm, first_host=lambda nodes: {"gpu[03-04]": "gpu03"}[nodes])
+    assert (node.nodes, node.rank, node.head, node.address) == (2, 1, "gpu03", None)
+    assert read_node(slurm | {"NNODES": "1"}) == Node()  # ours come first
+
+
+BAD = {
+    "NNODES": ({"NNODES": "two"}, "NNODES is 'two'; allowed is a whole number from 1"),
+    "no rank": ({"NNODES": "2", "HEAD_ADDR": "a"}, "NODE_RANK is not set; allowed with NNODES=2 is 0 (the head) to 1"),
+    "rank": ({"NNODES": "2", "HEAD_ADDR": "a", "NODE_RANK": "2"}, "NODE_RANK is '2'; allowed is a whole number from 0 to 1"),
+    "no head": ({"NNODES": "2", "NODE_RANK": "1"}, "HEAD_ADDR is not set"),
+    "port": ({"RAY_PORT": "70000"}, "RAY_PORT is '70000'"),
+    "scontrol": ({"SLURM_NNODES": "2", "SLURM_NODEID": "0", "SLURM_JOB_NODELIST": "x"}, "scontrol cannot read"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_wrong_variable_is_named(case: str) -> None:
+    environment, message = BAD[case]
+    with pytest.raises(ConfigError) as caught:
+        read_node(environment)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_the_authors_knobs_become_overrides() -> None:
+    assert knob_overrides({}) == [] and knob_overrides({"HOLDER_P": ""}) == []
+    annealed = {
+        "HOLDER_P_SCHEDULE": "linear_desc",
+        "HOLDER_P_MIN": "-2",
+        "HOLDER_P_MAX": "2",
+        "HOLDER_P_SCHEDULE_STEPS": "500",
+    }
+    assert knob_overrides(annealed) == [
+        "holder.steps=500",
+        "holder.schedule=linear",
+        "holder.p_start=2",
+        "holder.p_end=-2",
+    ]
+    rising = knob_overrides(annealed | {"HOLDER_P_SCHEDULE": "square_asc", "HOLDER_P_POWER": "2", "CLIPRANGE": "0.1"})
+    assert rising == [
+        "holder.steps=500", "holder.power=2", "actor_rollout_ref.actor.clip_ratio_low=0.1",
+        "actor_rollout_ref.actor.clip_ratio_high=0.1", "holder.schedule=power", "holder.p_start=-2", "holder.p_end=2",
+    ]  # fmt: skip
+    assert knob_overrides({"HOLDER_P": "0.5"}) == [
+        "holder.schedule=constant",
+        "holder.p_end=null",
+        "holder.p_start=0.5",
+    ]
+    with pytest.raises(ConfigError, match="HOLDER_P_SCHEDULE is 'zigzag'"):
+        knob_overrides({"HOLDER_P_SCHEDULE": "zigzag"})
+
+
+@pytest.mark.parametrize(
+    "knobs", [{"HOLDER_P": "0.5"}, {"HOLDER_P_SCHEDULE": "cube_asc", "HOLDER_P_MIN": "-1", "HOLDER_P_MAX": "1"}]
+)
+def test_what_the_knobs_give_passes_the_checks(knobs: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VERL_PLATFORM", "cpu")
+    config = checked([*knob_overrides(knobs), "run_dir=never-made"])
+    assert config.holder.p_start == float(knobs.get("HOLDER_P", -1))
+    assert resources(config) == ["--num-gpus=1", "--num-cpus=16"]
+
+
+def test_a_wrong_override_is_one_line() -> None:
+    for override in ("holder.p_begin=1", "holder.schedule=zigzag", "hardware=tpu"):
+        with pytest.raises(ConfigError) as caught:
+            checked([override])
+        assert "\n" not in str(caught.value) and str(caught.value)
+
+
+def test_a_token_file_is_made_for_its_owner_alone(tmp_path: Path) -> None:
+    environment = {"RAY_AUTH_TOKEN_PATH": str(tmp_path / "keys" / "token")}
+    with pytest.raises(ConfigError, match="does not exist; allowed is a copy of the head's token file"):
+        cluster.ensure_token(environment, make=False)
+    previous = os.umask(0)
+    try:
+        cluster.ensure_token(environment, make=True)
+    finally:
+        os.umask(previous)
+    file = tmp_path / "keys" / "token"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600 and stat.S_IMODE(file.parent.stat().st_mode) == 0o700
+    token = file.read_text()
+    assert len(token) >= 32 and environment["RAY_AUTH_MODE"] == "token"
+    cluster.ensure_token(environment, make=True)
+    assert file.read_text() == token
+    file.chmod(0o644)
+    with pytest.raises(ConfigError, match="has mode 644; allowed is 600"):
+        cluster.ensure_token(environment, make=True)
+
+
+def test_a_taken_port_is_named() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(
+            ConfigError, match=f"RAY_PORT is {port}; it cannot be used on 127.0.0.1: Address already in use"
+        ):
+            cluster.check_port("127.0.0.1", port)
+    cluster.check_port("127.0.0.1", port)
+
+
+def test_a_head_that_never_answers_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"HEAD_ADDR is 127.0.0.1: nothing answers on port 1 after 1 s"):
+        cluster.wait_for_head(Node(nodes=2, rank=1, port=1, wait_s=1.0))
+
+
+def test_stopping_ends_the_children_too() -> None:
+    code = "import subprocess, time; subprocess.Popen(['sleep', '600']); print('up', flush=True); time.sleep(600)"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "up\n"
+    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children()]
+    assert len(family) == 2
+    cluster.stop(process)
+    assert not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in family)
+
+
+def test_the_reason_for_a_failed_start_is_the_line_about_the_token_or_the_last() -> None:
+    assert reason("a\nthe authentication Token is invalid\nb\n") == "the authentication Token is invalid"
+    assert reason("a\nb\n\n") == "b" and reason("") == "no word"
