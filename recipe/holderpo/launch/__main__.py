@@ -93,13 +93,18 @@ def join(node: Node, overrides: Sequence[str]) -> int:
     return 0
 
 
-def checked(overrides: Sequence[str]) -> DictConfig:
-    """The composed config, checked as the driver will check it: a wrong value must not cost a cluster's start."""
+def composed(overrides: Sequence[str]) -> DictConfig:
+    """The run's config. Raises ConfigError, with one line, for an override that Hydra refuses."""
     try:
         with initialize_config_dir(str(CONF), version_base=None):
-            config = resolve(compose("holderpo", overrides=list(overrides)))
+            return resolve(compose("holderpo", overrides=list(overrides)))
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(" ".join(str(error).split())) from None
+
+
+def checked(overrides: Sequence[str]) -> DictConfig:
+    """The composed config, checked as the driver will check it: a wrong value must not cost a cluster's start."""
+    config = composed(overrides)
     set_environment(config)
     check_config(config)
     return config

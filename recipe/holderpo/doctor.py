@@ -1,0 +1,188 @@
+"""Is everything there that a run needs? `python -m recipe.holderpo.doctor [Hydra overrides of the run]`.
+
+One line a check, and for each that fails the mend. Exit status 1 if one fails. Starts no Ray and loads no model.
+"""
+
+import importlib.metadata
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig
+from packaging.requirements import Requirement
+
+from recipe.holderpo.config import ConfigError
+
+MIN_DISK_GB, MIN_SHM_GB = 20, 1
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check: what was looked at, what was found, and, if that is not enough, what mends it."""
+
+    name: str
+    found: str
+    mend: str | None = None
+
+
+def check_python() -> Finding:
+    fits = (3, 10) <= sys.version_info[:2] <= (3, 12)
+    found = ".".join(map(str, sys.version_info[:3]))
+    return Finding("Python", found, None if fits else "verl 0.9.1 needs Python 3.10, 3.11 or 3.12")
+
+
+def check_versions(extra: str) -> list[Finding]:
+    """The installed packages against the pins of an extra of this project (setup.py), `cpu` or `gpu`."""
+    findings = []
+    for text in importlib.metadata.requires("holderpo") or []:
+        requirement = Requirement(text)
+        if requirement.marker is None or not requirement.marker.evaluate({"extra": extra}):
+            continue
+        try:
+            version = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            findings.append(
+                Finding(requirement.name, "not installed", f'pip install "{str(requirement).split(";")[0].strip()}"')
+            )
+            continue
+        fits = requirement.specifier.contains(version.split("+")[0], prereleases=True)
+        wanted = f'pip install "{requirement.name}{requirement.specifier}"'
+        findings.append(
+            Finding(requirement.name, version, None if fits else f"pinned is {requirement.specifier}: {wanted}")
+        )
+    return findings
+
+
+def check_plugin() -> Finding:
+    """The entry point by which verl learns of the loss."""
+    points = importlib.metadata.entry_points(group="verl.plugins")
+    names = [point.name for point in points if point.value.startswith("recipe.holderpo")]
+    return Finding("verl plugin", ", ".join(names) or "not registered", None if names else "pip install --no-deps -e .")
+
+
+def check_gpus(config: DictConfig) -> Finding:
+    wanted = config.trainer.n_gpus_per_node
+    if config.trainer.device == "cpu":
+        return Finding("GPUs", "not needed: hardware=cpu")
+    import torch
+
+    there = torch.cuda.device_count()
+    memory = [torch.cuda.get_device_properties(i).total_memory / 2**30 for i in range(there)]
+    found = f"{there}" + (f" of {min(memory):.0f} GiB" if memory else "")
+    mend = f"trainer.n_gpus_per_node is {wanted}: fewer, or CUDA_VISIBLE_DEVICES and the driver (nvidia-smi)"
+    return Finding("GPUs", found, None if there >= wanted else mend)
+
+
+def check_collectives(config: DictConfig) -> Finding:
+    """The library that gradients travel by: NCCL between GPUs, gloo between CPUs."""
+    import torch.distributed
+
+    if config.trainer.device == "cpu":
+        there = torch.distributed.is_gloo_available()
+        return Finding("gloo", "there" if there else "missing", None if there else "install torch's own build")
+    there = torch.distributed.is_nccl_available()
+    return Finding("NCCL", "there" if there else "missing", None if there else "install torch with CUDA")
+
+
+def check_port(port: int) -> Finding:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError as error:
+            return Finding("Ray's port", f"{port}: {error.strerror}", "RAY_PORT=another, or end what uses it")
+    return Finding("Ray's port", f"{port} is free")
+
+
+def check_space(name: str, path: Path, least_gb: float, mend: str) -> Finding:
+    there = path.resolve()
+    while not there.exists():
+        there = there.parent
+    free = shutil.disk_usage(there).free / 1e9
+    return Finding(
+        name, f"{free:.0f} GB free in {there}", None if free >= least_gb else f"{least_gb:g} GB are needed: {mend}"
+    )
+
+
+def check_files(config: DictConfig) -> list[Finding]:
+    """Model and data, where they are local."""
+    findings = []
+    if config.embedded_model is None:
+        model = str(config.actor_rollout_ref.model.path)
+        local = model.startswith(("/", ".", "~"))
+        whole = not local or (Path(model).expanduser() / "config.json").exists()
+        mend = "a Hugging Face folder has a config.json; or give a hub id"
+        findings.append(
+            Finding("model", model if local else f"{model} (hub id: not looked up)", None if whole else mend)
+        )
+    for key in ("train_files", "val_files") if config.embedded_data is None else ():
+        files = config.data[key]
+        for file in [files] if isinstance(files, str) else files:
+            there = Path(file).expanduser().exists()
+            mend = f"data.{key}=...; python -m recipe.holderpo.data makes it"
+            findings.append(Finding(key, file if there else f"{file} is missing", None if there else mend))
+    return findings
+
+
+def check_wandb(config: DictConfig, environment: dict[str, str]) -> Finding:
+    if "wandb" not in config.trainer.logger:
+        return Finding("wandb", "not used: logger=wandb would")
+    offline = environment.get("WANDB_MODE") in ("offline", "disabled")
+    key = bool(environment.get("WANDB_API_KEY")) or "api.wandb.ai" in _netrc()
+    found = "offline" if offline else "key found" if key else "no key"
+    return Finding("wandb", found, None if offline or key else "wandb login, WANDB_API_KEY, or WANDB_MODE=offline")
+
+
+def _netrc() -> str:
+    try:
+        return (Path.home() / ".netrc").read_text()
+    except OSError:
+        return ""
+
+
+def examine(config: DictConfig) -> list[Finding]:
+    cpu = config.trainer.device == "cpu"
+    checks: list[Callable[[], Finding | list[Finding]]] = [
+        check_python,
+        lambda: check_versions("cpu" if cpu else "gpu"),
+        check_plugin,
+        lambda: check_gpus(config),
+        lambda: check_collectives(config),
+        lambda: check_port(int(os.environ.get("RAY_PORT") or 6379)),
+        lambda: check_space("disk", Path(config.run_dir), MIN_DISK_GB, "run_dir=... on another disk"),
+        lambda: check_space("shared memory", Path("/dev/shm"), MIN_SHM_GB, "docker run --shm-size=10g, or --ipc=host"),
+        lambda: check_files(config),
+        lambda: check_wandb(config, dict(os.environ)),
+    ]
+    findings: list[Finding] = []
+    for check in checks:
+        result = check()
+        findings += result if isinstance(result, list) else [result]
+    return findings
+
+
+def main(arguments: Sequence[str]) -> int:
+    from recipe.holderpo.launch.__main__ import composed
+
+    try:
+        config = composed(arguments)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    findings = examine(config)
+    width = max(len(finding.name) for finding in findings)
+    for finding in findings:
+        print(f"{'ok  ' if finding.mend is None else 'FAIL'}  {finding.name.ljust(width)}  {finding.found}")
+        if finding.mend is not None:
+            print(f"      {' ' * width}  -> {finding.mend}")
+    failed = sum(finding.mend is not None for finding in findings)
+    print(f"{len(findings)} checks, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

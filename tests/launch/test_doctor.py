@@ -1,0 +1,85 @@
+"""Every check of the doctor, passing and failing; a failing one names its mend."""
+
+import importlib.metadata
+import socket
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+from recipe.holderpo import doctor
+from recipe.holderpo.launch.__main__ import composed
+
+CPU = ("run_dir=never-made",)
+
+
+def test_this_environment_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    assert doctor.main(CPU) == 0
+    out = capsys.readouterr().out
+    assert "FAIL" not in out and out.splitlines()[-1].endswith("checks, 0 failed")
+
+
+def test_a_wrong_version_and_a_missing_package_are_named_with_their_pins(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.metadata.version
+
+    def version(name: str) -> str:
+        if name == "wandb":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return {"verl": "0.9.0", "torch": "2.13.0+cpu"}.get(name) or real(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    failed = {f.name: f for f in doctor.check_versions("cpu") if f.mend is not None}
+    assert failed.keys() == {"verl", "wandb"}
+    assert failed["verl"].mend == 'pinned is ==0.9.1: pip install "verl==0.9.1"'
+    assert failed["wandb"].found == "not installed" and 'pip install "wandb<0.32,>=0.31"' == failed["wandb"].mend
+
+
+def test_the_gpu_pins_are_those_of_the_gpu_extra() -> None:
+    assert {"vllm", "flash-attn"} <= {f.name for f in doctor.check_versions("gpu") if f.mend is not None}
+
+
+def test_too_few_gpus() -> None:
+    finding = doctor.check_gpus(composed([*CPU, "hardware=gpu", "trainer.n_gpus_per_node=8"]))
+    assert finding.found == "0" and finding.mend is not None and "trainer.n_gpus_per_node is 8" in finding.mend
+
+
+def test_a_taken_port() -> None:
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        finding = doctor.check_port(port)
+    assert finding.found == f"{port}: Address already in use" and finding.mend is not None
+    assert doctor.check_port(port).mend is None
+
+
+def test_too_little_space(monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage(9, 9, 3e9))
+    finding = doctor.check_space("disk", Path("/no/such/folder"), 20, "another disk")
+    assert (finding.found, finding.mend) == ("3 GB free in /", "20 GB are needed: another disk")
+
+
+def test_missing_files_are_named(tmp_path: Path) -> None:
+    config = composed(
+        [*CPU, "model=custom", "task=custom", "actor_rollout_ref.model.path=/no/model", "data.train_files=/no/train.parquet",
+         f"data.val_files={__file__}", "trainer.total_training_steps=1"]
+    )  # fmt: skip
+    findings = {f.name: f for f in doctor.check_files(config)}
+    assert findings["model"].mend and findings["train_files"].found == "/no/train.parquet is missing"
+    assert findings["train_files"].mend and findings["val_files"].mend is None
+
+
+def test_wandb_needs_a_key_or_offline_mode(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = composed([*CPU, "logger=wandb"])
+    assert doctor.check_wandb(config, {}).mend is not None
+    assert doctor.check_wandb(config, {"WANDB_MODE": "offline"}).mend is None
+    assert doctor.check_wandb(config, {"WANDB_API_KEY": "x"}).found == "key found"
+    assert doctor.check_wandb(composed(CPU), {}).found.startswith("not used")
+
+
+def test_an_unregistered_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert doctor.check_plugin().mend is None
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: ())
+    assert doctor.check_plugin().mend == "pip install --no-deps -e ."

@@ -1,0 +1,113 @@
+"""The estimate's counts against real models: parameters exactly, optimiser state exactly, activations closely."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
+
+from recipe.holderpo.plan import MODELS, Architecture, Gpu, Workload, estimate, main, read_architecture
+
+SHAPE = {
+    "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "intermediate_size": 160, "vocab_size": 300,
+}  # fmt: skip
+CONFIGS = {
+    "qwen2": Qwen2Config(**SHAPE),
+    "qwen2 tied": Qwen2Config(**SHAPE, tie_word_embeddings=True),
+    "qwen3": Qwen3Config(**SHAPE, head_dim=32),
+    "llama": LlamaConfig(**SHAPE),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_parameters_are_counted_exactly(name: str, tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_config(CONFIGS[name])
+    CONFIGS[name].save_pretrained(tmp_path)
+    assert read_architecture(tmp_path).parameters == sum(p.numel() for p in model.parameters())
+
+
+def test_the_papers_models_have_the_sizes_in_their_names() -> None:
+    sizes = {name: model.parameters / 1e9 for name, model in MODELS.items()}
+    expected = {
+        "qwen2.5_math_1.5b": 1.543714304, "qwen2.5_math_7b": 7.615616512, "r1_distill_qwen_7b": 7.615616512,
+        "qwen3_4b_base": 4.022468096, "qwen3_8b_base": 8.190735360,
+    }  # fmt: skip
+    assert sizes == pytest.approx(expected, rel=1e-12)  # what the models' own cards and safetensors indices count
+
+
+def test_state_is_sixteen_bytes_a_parameter(tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_config(CONFIGS["qwen2"])
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(input_ids=torch.arange(8)[None]).logits.sum().backward()
+    optimizer.step()
+    held = [*model.parameters()] + [p.grad for p in model.parameters() if p.grad is not None]
+    held += [t for state in optimizer.state.values() for t in state.values() if t.dim() > 0]
+    CONFIGS["qwen2"].save_pretrained(tmp_path)
+    architecture = read_architecture(tmp_path)
+    measured = sum(t.numel() * t.element_size() for t in held)
+    assert measured == 16 * architecture.parameters
+    gathered = 4 * architecture.parameters / architecture.layers
+    assert estimate(architecture, 1, Workload(), Gpu()).state * 1e9 == pytest.approx(measured + gathered, rel=1e-9)
+
+
+def saved_bytes(model: torch.nn.Module, tokens: int) -> int:
+    """Bytes of the tensors that autograd keeps from one forward pass, parameters left out, shared storage once."""
+    kept: dict[int, int] = {}
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        output = model(input_ids=torch.randint(0, 300, (1, tokens)), use_cache=False).last_hidden_state
+    assert output.requires_grad
+    return sum(kept.values())
+
+
+def test_activations_are_counted_closely(tmp_path: Path) -> None:
+    """Against what autograd saves: with checkpointing each layer's input; without, what its layers keep, in float32."""
+    config = Qwen2Config(**SHAPE, attn_implementation="sdpa")
+    config.save_pretrained(tmp_path)
+    architecture, tokens = read_architecture(tmp_path), 1024
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").model.train()
+    layers = saved_bytes(model, tokens) / tokens - 2 * architecture.hidden * 4
+    assert layers == pytest.approx(architecture.layers * architecture.layer_bytes_a_token(element=4), rel=0.03)
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    checkpointed = saved_bytes(model, tokens) / tokens
+    assert checkpointed == pytest.approx(architecture.saved_bytes_a_token(element=4), rel=0.05)
+
+
+def test_more_gpus_take_less_memory_and_time_each() -> None:
+    runs = [estimate(MODELS["qwen2.5_math_7b"], gpus, Workload(), Gpu()) for gpus in (4, 8, 64, 512)]
+    for fewer, more in pairwise(runs):
+        assert more.training < fewer.training and more.step_s < fewer.step_s
+    # decoding reads the weights once a step on every GPU, however few responses it runs: generation does not scale away
+    assert runs[-1].generate_s > 0.5 * runs[1].generate_s
+
+
+def test_kv_cache_by_hand() -> None:
+    assert MODELS["qwen2.5_math_7b"].kv_bytes_a_token == 2 * 28 * 4 * 128 * 2 == 57344
+
+
+def test_the_table_says_that_it_is_an_estimate(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--model", "qwen2.5_math_7b", "--gpus", "4", "512"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4 and "estimate" in lines[-1] and lines[1].split()[0] == "qwen2.5_math_7b"
+
+
+def test_another_family_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    with pytest.raises(ValueError, match="is a 'gpt2' model; allowed are qwen2, qwen3 and llama"):
+        read_architecture(tmp_path)
+    with pytest.raises(SystemExit):
+        main(["--folder", str(tmp_path)])
+
+
+def test_architecture_of_one_layer_by_hand() -> None:
+    # embeddings 2*5*2, attention q 2x2 + k, v 2x2 each + o 2x2 = 16, bias 6, mlp 3*2*3 = 18, norms 4, final norm 2
+    assert Architecture(2, 1, 1, 1, 2, 3, 5).parameters == 20 + 16 + 6 + 18 + 4 + 2
