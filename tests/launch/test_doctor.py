@@ -31,7 +31,7 @@ def test_a_wrong_version_and_a_missing_package_are_named_with_their_pins(monkeyp
     failed = {f.name: f for f in doctor.check_versions("cpu") if f.mend is not None}
     assert failed.keys() == {"verl", "wandb"}
     assert failed["verl"].mend == 'pinned is ==0.9.1: pip install "verl==0.9.1"'
-    assert failed["wandb"].found == "not installed" and 'pip install "wandb<0.32,>=0.31"' == failed["wandb"].mend
+    assert failed["wandb"].found == "not installed" and failed["wandb"].mend == 'pip install "wandb<0.32,>=0.31"'
 
 
 def test_the_gpu_pins_are_those_of_the_gpu_extra() -> None:
