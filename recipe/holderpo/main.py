@@ -15,8 +15,10 @@ from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from recipe.holderpo.config import ConfigError, check_config
+from recipe.holderpo.data.templates import chat_template
 from recipe.holderpo.resume import check_resume
 
 
@@ -29,6 +31,7 @@ def _verl_config_dir() -> str:
 
 
 OmegaConf.register_new_resolver("verl_config_dir", _verl_config_dir)
+OmegaConf.register_new_resolver("math_template", chat_template)
 
 
 def resolve(config: DictConfig) -> DictConfig:
@@ -128,8 +131,8 @@ def _stop_ray() -> None:
 def main(config: DictConfig) -> None:
     try:
         run(config)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (ConfigError, OmegaConfBaseException) as error:  # the latter: a missing value, a wrong interpolation
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
 
 

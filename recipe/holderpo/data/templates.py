@@ -23,3 +23,10 @@ TEMPLATES: dict[str, str | None] = {
     "model": None,
 }
 """Name -> Jinja template, as `tokenizer.apply_chat_template(..., chat_template=)` takes it; None: the tokenizer's own."""
+
+
+def chat_template(name: str) -> str | None:
+    """The template of that name. Raises ValueError for one that there is not."""
+    if name not in TEMPLATES:
+        raise ValueError(f"template is {name!r}; allowed are {', '.join(TEMPLATES)}")
+    return TEMPLATES[name]

@@ -121,12 +121,54 @@ def parse_number(answer: str) -> Fraction | None:
     return sign * ((Fraction(part["whole"]) if part["whole"] else 0) + above / below)
 
 
+_BRACKETS = ("(", "["), (")", "]"), ("\\{", "\\}")
+
+
+def parse_collection(answer: str) -> tuple[str, str, list[str]] | None:
+    """(opening bracket, closing bracket, elements) of a normalised pair, point, interval or set; None for anything else."""
+    (openings, closings, (set_open, set_close)) = _BRACKETS
+    if answer.startswith(set_open) and answer.endswith(set_close):
+        opening, closing = set_open, set_close
+    elif answer[:1] in openings and answer[-1:] in closings:
+        opening, closing = answer[0], answer[-1]
+    else:
+        return None
+    elements, depth = [""], 0
+    for character in answer[len(opening) : len(answer) - len(closing)]:
+        depth += (character in "([{") - (character in ")]}")
+        if depth < 0:
+            return None  # (1,2)(3,4)
+        if character == "," and depth == 0:
+            elements.append("")
+        else:
+            elements[-1] += character
+    return (opening, closing, elements) if depth == 0 and len(elements) > 1 and all(elements) else None
+
+
 def cheap_match(answer: str, truth: str) -> bool | None:
-    """Whether the answers are equal, where that can be told without computer algebra; None where it cannot."""
+    """Whether the answers are equal, where that can be told without computer algebra; None where it cannot.
+
+    Equal spellings and numbers are; so are pairs, points and intervals with equal elements between equal brackets, and sets
+    of the same numbers in any order."""
     answer, truth = normalize(answer), normalize(truth)
     if answer == truth:
         return bool(answer)
+    one, other = parse_collection(answer), parse_collection(truth)
+    if one is not None and other is not None and one[:2] == other[:2]:
+        return _match_elements(one[2], other[2], ordered=one[0] != "\\{")
     number, true_number = parse_number(answer), parse_number(truth)
     if number is None or true_number is None:
         return None
     return abs(number - true_number) <= RELATIVE_TOLERANCE * max(abs(number), abs(true_number))
+
+
+def _match_elements(answer: list[str], truth: list[str], ordered: bool) -> bool | None:
+    if not ordered:
+        numbers = [parse_number(element) for element in (*answer, *truth)]
+        if None in numbers:
+            return None
+        return set(numbers[: len(answer)]) == set(numbers[len(answer) :])
+    if len(answer) != len(truth):
+        return False
+    matches = [cheap_match(a, t) for a, t in zip(answer, truth, strict=True)]
+    return False if False in matches else None if None in matches else True

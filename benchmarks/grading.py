@@ -1,0 +1,176 @@
+"""The grader's agreement with itself over surface forms, its time limit, and its throughput against verl's own helper.
+
+    python benchmarks/grading.py --problems eval_math500.parquet          # any file with a column answer
+    python benchmarks/grading.py                                          # throughput and slow answers alone
+
+- agreement: each answer of the file, in five other spellings, graded against itself as it stands in the file.
+- slow: 30 answers that hang a verifier, with right ones behind them.
+- throughput: 1,024 (answer, truth) pairs made up as MATH500 is (80 % numbers), a third of all wrong; ours and verl's
+  (verl.utils.reward_score.math_verify, which has 4 processes) in turn, three times, on the same pairs in 32 threads.
+"""
+
+import argparse
+import random
+import re
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
+from pathlib import Path
+
+from recipe.holderpo.data.answers import normalize_ground_truth
+from recipe.holderpo.data.sources import ANSWER_COLUMNS, find_column, read_source
+from recipe.holderpo.grading.answers import normalize, parse_number
+from recipe.holderpo.math_reward import compute_score
+
+SLOW = ("9^{9^{9^9}}", "10000000!", "\\cup".join(f"[{i},{i + 1}]" for i in range(0, 120, 2)), "(" * 40 + "1" + ")" * 40)
+THREADS = 32
+
+
+def as_fraction(answer: str) -> str | None:
+    number = parse_number(normalize(answer))
+    return None if number is None else f"\\frac{{{number.numerator}}}{{{number.denominator}}}"
+
+
+def as_decimal(answer: str) -> str | None:
+    """Where it ends: 3/8 is 0.375, 1/3 has none."""
+    number = parse_number(normalize(answer))
+    if number is None or number.denominator > 10**4 or Fraction(str(float(number))) != number:
+        return None
+    return f"{float(number):.1f}" if number.denominator == 1 else str(float(number))
+
+
+def with_unit(answer: str) -> str | None:
+    return None if parse_number(normalize(answer)) is None else f"{answer}\\text{{ cm}}"
+
+
+def spaced(answer: str) -> str:
+    return re.sub(r"([+\-=,<>/])", r" \1 ", answer) if "text" not in answer else f" {answer} "
+
+
+def other_fraction(answer: str) -> str | None:
+    if "frac" not in answer:
+        return None
+    return answer.replace("\\dfrac", "\\frac") if "dfrac" in answer else answer.replace("\\frac", "\\dfrac")
+
+
+def with_degrees(answer: str) -> str | None:
+    number = parse_number(normalize(answer))
+    return None if number is None or number.denominator != 1 else f"{answer}^{{\\circ}}"
+
+
+FORMS: dict[str, Callable[[str], str | None]] = {
+    "as it stands": lambda answer: answer,
+    "fraction": as_fraction,
+    "decimal": as_decimal,
+    "unit": with_unit,
+    "spacing": spaced,
+    "dfrac / frac": other_fraction,
+    "degrees": with_degrees,
+}
+
+
+def grade_all(pairs: list[tuple[str, str]], grade: Callable[[str, str], float]) -> list[float]:
+    with ThreadPoolExecutor(THREADS) as threads:
+        return list(threads.map(lambda pair: grade(*pair), pairs))
+
+
+def ours(answer: str, truth: str) -> float:
+    return compute_score("math", f"... so the answer is \\boxed{{{answer}}}.", truth)["score"]
+
+
+def verls(answer: str, truth: str) -> float:
+    from verl.utils.reward_score.math_verify import compute_score as verl_score
+
+    return float(verl_score(f"... so the answer is \\boxed{{{answer}}}.", truth))
+
+
+def agreement(file: Path) -> None:
+    rows, _ = read_source("answers", str(file))
+    column = find_column(rows, ANSWER_COLUMNS, str(file), "answer")
+    answers = [normalize_ground_truth(row[column]) for row in rows]
+    print(f"| form | answers of {file.name} | graded equal |\n|---|---|---|")
+    for name, form in FORMS.items():
+        pairs = [(other, answer) for answer in answers if (other := form(answer)) is not None]
+        scores = grade_all(pairs, ours)
+        print(f"| {name} | {len(pairs)} | {100 * sum(scores) / len(scores):.1f} % |", flush=True)
+        for (other, answer), score in zip(pairs, scores, strict=True):
+            if not score:
+                print(f"    not equal: {other!r} and {answer!r}")
+
+
+def slow_answers() -> None:
+    right = [("\\sqrt{8}", "2\\sqrt{2}")] * 64
+    began = time.perf_counter()
+    with ThreadPoolExecutor(100) as threads:
+        slow = [threads.submit(ours, SLOW[i % len(SLOW)], "\\frac{1}{2}") for i in range(30)]
+        scores = list(threads.map(lambda pair: ours(*pair), right))
+        found = time.perf_counter() - began
+        wrong = [future.result() for future in slow]
+    print(f"30 slow answers first: {sum(scores):.0f} of {len(right)} right ones score 1, the last after {found:.0f} s;")
+    print(
+        f"the slow ones score {sum(wrong):.0f} and are done after {time.perf_counter() - began:.0f} s (2 processes, 5 s each)"
+    )
+
+
+def realistic_pairs(seed: int = 0) -> list[tuple[str, str]]:
+    rng = random.Random(seed)
+    pairs = []
+    for _ in range(1024):
+        a, b, c = (rng.randint(2, 40) for _ in range(3))
+        kind = rng.choice(
+            ["integer", "integer", "integer", "fraction", "root", "pair", "interval", "polynomial", "set"]
+        )
+        answer, truth = {
+            "integer": (str(a * b), str(a * b)),
+            "fraction": (f"{a}/{b}", f"\\frac{{{a}}}{{{b}}}"),
+            "root": (f"{a}\\sqrt{{{b}}}", f"\\sqrt{{{a * a * b}}}"),
+            "pair": (f"({a}, {b})", f"({a},{b})"),
+            "interval": (f"[{a},{a + b})", f"[{a}, {a + b})"),
+            "polynomial": (f"x^2+{a}x+{b}", f"{b}+{a}x+x^2"),
+            "set": (f"\\{{{a},{a + b}\\}}", f"\\{{{a + b},{a}\\}}"),
+        }[kind]
+        if rng.random() < 1 / 3:
+            answer = answer.replace(str(a), str(a + c), 1) if str(a) in answer else str(a * b + c)
+        pairs.append((answer, truth))
+    return pairs
+
+
+def throughput(rounds: int = 3) -> None:
+    pairs = realistic_pairs()
+    times: dict[str, list[float]] = {"ours": [], "verl": []}
+    scores: dict[str, list[float]] = {}
+    for name, grade in (("ours", ours), ("verl", verls)):  # the processes start
+        grade_all([("\\sqrt{8}", "2\\sqrt{2}")] * 64, grade)
+        del name
+    for _ in range(rounds):
+        for name, grade in (("ours", ours), ("verl", verls)):
+            began = time.perf_counter()
+            scores[name] = grade_all(pairs, grade)
+            times[name].append(time.perf_counter() - began)
+    rate = {name: len(pairs) / statistics.median(seconds) for name, seconds in times.items()}
+    lost = sum(verl > mine for mine, verl in zip(scores["ours"], scores["verl"], strict=True))
+    print(
+        f"1,024 answers: ours {rate['ours']:.0f}/s, verl's {rate['verl']:.0f}/s, ratio {rate['ours'] / rate['verl']:.1f}"
+    )
+    print(
+        f"right: ours {sum(scores['ours']):.0f}, verl's {sum(scores['verl']):.0f}; right for verl and wrong for us: {lost}"
+    )
+    for pair, mine, verl in zip(pairs, scores["ours"], scores["verl"], strict=True):
+        if mine != verl:
+            print(f"    {pair}: ours {mine:.0f}, verl's {verl:.0f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--problems", type=Path, help="a .parquet or .jsonl file with a column answer")
+    options = parser.parse_args()
+    if options.problems is not None:
+        agreement(options.problems)
+    throughput()
+    slow_answers()
+
+
+if __name__ == "__main__":
+    main()
