@@ -114,13 +114,15 @@ def check_config(config: DictConfig) -> None:
         )
     _choice(config, "embedded_model", None, "tiny", "smollm2")
     _choice(config, "embedded_data", None, "arithmetic", "addition")
+    if config.actor_rollout_ref.model.path is None:
+        raise ConfigError("actor_rollout_ref.model.path is null; allowed is an existing folder or a hub id")
     model_path = os.path.expanduser(str(config.actor_rollout_ref.model.path))
     if config.embedded_model is None and model_path.startswith(("/", ".")) and not os.path.isdir(model_path):
         raise ConfigError(f"actor_rollout_ref.model.path is {model_path!r}; allowed is an existing folder or a hub id")
     for key in ("data.train_files", "data.val_files") if config.embedded_data is None else ():
         files = OmegaConf.select(config, key)
-        for file in [files] if isinstance(files, str) else files:
-            if not os.path.exists(os.path.expanduser(file)):
+        for file in [files] if isinstance(files, str) else files or [None]:
+            if file is None or not os.path.exists(os.path.expanduser(file)):
                 raise ConfigError(f"{key} is {file!r}; allowed are existing files")
 
 

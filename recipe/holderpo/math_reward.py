@@ -5,6 +5,7 @@ manager), or with `name=compute_score_async` and the reward manager below, as co
 """
 
 import asyncio
+from concurrent.futures import Future
 from typing import Any
 
 from recipe.holderpo.grading.answers import MAX_ANSWER_CHARS, acceptable_answers, cheap_match, extract_answer
@@ -48,29 +49,25 @@ def compute_score(
     score = _cheap_score(solution_str, ground_truth, extra_info)
     if score is not None:
         return score
-    answer = extract_answer(solution_str) or ""
-    grader = shared_grader(workers, timeout, memory_mb)
-    return _score([grader.submit(answer, truth).result() for truth in acceptable_answers(ground_truth)])
+    return _score([v.result() for v in _submit(solution_str, ground_truth, workers, timeout, memory_mb)])
 
 
 async def compute_score_async(
-    data_source: str,
-    solution_str: str,
-    ground_truth: str,
-    extra_info: dict[str, Any] | None = None,
-    *,
-    workers: int = 2,
-    timeout: float = 5.0,
-    memory_mb: int = 2048,
+    data_source: str, solution_str: str, ground_truth: str, extra_info: dict[str, Any] | None = None, **limits: Any
 ) -> dict[str, float]:
-    """`compute_score` without a waiting thread an answer: a slow answer does not hold up the others behind it."""
+    """`compute_score`, limits included, without a waiting thread an answer: a slow one holds up no other."""
     score = _cheap_score(solution_str, ground_truth, extra_info)
     if score is not None:
         return score
-    answer = extract_answer(solution_str) or ""
+    return _score(await asyncio.gather(*map(asyncio.wrap_future, _submit(solution_str, ground_truth, **limits))))
+
+
+def _submit(
+    solution: str, ground_truth: str, workers: int = 2, timeout: float = 5.0, memory_mb: int = 2048
+) -> "list[Future[Verdict]]":
+    answer = extract_answer(solution) or ""
     grader = shared_grader(workers, timeout, memory_mb)
-    verdicts = [asyncio.wrap_future(grader.submit(answer, truth)) for truth in acceptable_answers(ground_truth)]
-    return _score(await asyncio.gather(*verdicts))
+    return [grader.submit(answer, truth) for truth in acceptable_answers(ground_truth)]
 
 
 def _cheap_score(solution: str, ground_truth: str, extra_info: dict[str, Any] | None) -> dict[str, float] | None:

@@ -61,6 +61,11 @@ BAD = {
     "trainer.device=cuda": ["trainer.device", "cuda", "hardware=cpu"],
     "seed=-1": ["seed", "-1", "from 0"],
     "embedded_data=null data.train_files=/no/such.parquet": ["data.train_files", "/no/such.parquet", "existing files"],
+    "model=custom task=custom trainer.total_training_steps=9": ["actor_rollout_ref.model.path", "null", "hub id"],
+    "model=custom task=custom trainer.total_training_steps=9 actor_rollout_ref.model.path=a/b": [
+        "data.train_files",
+        "None",
+    ],
     "embedded_model=huge": ["embedded_model", "huge", "tiny"],
 }
 
