@@ -77,8 +77,13 @@ def test_what_is_missing_is_one_line(small_overrides: list[str], tmp_path: Path,
     assert alone.returncode == 2, output
     assert output.splitlines()[-1].startswith("error: NNODES is 2; after 25 s 1 joined (127.0.0.2), 1 did not"), output
 
-    head = start(0, tmp_path, *overrides, "trainer.n_gpus_per_node=2")
-    small = start(1, tmp_path, *overrides, "trainer.n_gpus_per_node=1")
+    fitting = [
+        *overrides,
+        "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4",
+        "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=8",
+    ]
+    head = start(0, tmp_path, *fitting, "trainer.n_gpus_per_node=2")
+    small = start(1, tmp_path, *fitting, "trainer.n_gpus_per_node=1")
     output, _ = head.communicate(timeout=120)
     assert head.returncode == 2, output
     assert "trainer.n_gpus_per_node is 2; node 127.0.0.3 has 1" in output.splitlines()[-1]
