@@ -39,6 +39,11 @@ def ours() -> set[int]:
     return found
 
 
+def current_cluster_is_ours() -> bool:
+    note = Path("/tmp/ray/ray_current_cluster")
+    return note.exists() and note.read_text().strip() == f"{HEAD}:{PORT}"
+
+
 @pytest.fixture
 def nothing_left() -> Iterator[None]:
     yield
@@ -60,6 +65,7 @@ def test_training_over_two_hosts(small_overrides: list[str], tmp_path: Path, not
     assert all(r["actor/grad_norm"] > 0 for r in records)
     other_output, _ = other.communicate(timeout=60)
     assert other.returncode == 0, other_output
+    assert not current_cluster_is_ours()
     assert (tmp_path / "token").stat().st_mode & 0o777 == 0o600
 
 

@@ -6,6 +6,7 @@ text, tokens and score), and the table as table.txt, table.md, table.csv and res
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,9 @@ def faults(folder: Path) -> str:
 
 @hydra.main(config_path="../../../conf/evaluation", config_name="eval", version_base=None)
 def main(config: DictConfig) -> None:
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")  # the console is for the progress and the table
+    # The engine in this process: one of its own would outlive a kill of this one and keep the GPU's memory.
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     try:
         check(config)
         results = evaluate(config)

@@ -83,6 +83,21 @@ def ray_node(node: Node, resources: Sequence[str], environment: dict[str, str]) 
         yield process
     finally:
         stop(process)
+        forget(f"{node.address if node.rank == 0 else node.head}:{node.port}")
+
+
+def forget(address: str) -> None:
+    """Remove Ray's note that a cluster of ours is this machine's current one: a later `ray.init` would look for it there."""
+    note = Path(ray_temporary_folder()) / "ray_current_cluster"
+    try:
+        if note.read_text().strip() == address:
+            note.unlink()
+    except OSError:
+        return
+
+
+def ray_temporary_folder() -> str:
+    return os.environ.get("RAY_TMPDIR", "/tmp") + "/ray"
 
 
 def stop(process: "subprocess.Popen[str]") -> None:
