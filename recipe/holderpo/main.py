@@ -8,6 +8,7 @@ import importlib.util
 import io
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -107,6 +108,7 @@ def run(config: DictConfig) -> None:
     run_dir.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(config, run_dir / "config.yaml")
     print(f"run {config.run}: {run_dir}", flush=True)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     try:
         train(config)
     except KeyboardInterrupt:

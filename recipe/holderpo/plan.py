@@ -11,7 +11,7 @@ small model by a test. Times are a roofline with the efficiencies below: right t
 
 import argparse
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +96,13 @@ def read_architecture(folder: Path) -> Architecture:
     )
 
 
+# What the presets of conf/model and conf/hardware/gpu.yaml set (a test holds them equal): vLLM's share of a GPU.
+UTILIZATION = {"qwen3_8b_base": 0.5}
+DEFAULT_UTILIZATION = 0.6
+# Responses of a mini-batch: every rank needs at least one.
+MINI_BATCH = 128
+
+
 @dataclass(frozen=True)
 class Workload:
     """A step of the paper: 1,024 responses."""
@@ -108,7 +115,7 @@ class Workload:
     longest: int = 3000
     tokens_a_gpu: int = 16384
     """ppo_max_token_len_per_gpu: of one packed micro-batch."""
-    gpu_memory_utilization: float = 0.6
+    gpu_memory_utilization: float = DEFAULT_UTILIZATION
     """vLLM's share of a GPU while it samples."""
 
 
@@ -149,7 +156,7 @@ def estimate(model: Architecture, gpus: int, work: Workload, gpu: Gpu, tensor_pa
     activations = work.tokens_a_gpu * (model.saved_bytes_a_token() + model.layer_bytes_a_token()) / GB
     logits = work.tokens_a_gpu * model.logits_bytes_a_token() / GB
     weights = 2 * parameters / tensor_parallel / GB
-    # vLLM takes its share of the whole GPU; the trainer's float32 shards stay beside it, its moments and gradients too.
+    # vLLM takes its share of the whole GPU; the trainer's float32 shards and moments stay beside it (gradients are freed).
     share = work.gpu_memory_utilization * gpu.memory_gb
     kv_tokens = max(0.0, share - weights - OVERHEAD_GB / 2) * GB * tensor_parallel / model.kv_bytes_a_token
     tokens = work.responses * (work.prompt_tokens + work.response_tokens)
@@ -166,7 +173,7 @@ def estimate(model: Architecture, gpus: int, work: Workload, gpu: Gpu, tensor_pa
         activations=activations,
         logits=logits,
         training=state + activations + logits + OVERHEAD_GB,
-        sampling=share + 16 * parameters / gpus / GB,
+        sampling=share + 12 * parameters / gpus / GB + OVERHEAD_GB,
         kv_tokens=kv_tokens,
         generate_s=generate_s,
         train_s=train_s,
@@ -190,11 +197,14 @@ def rows(models: dict[str, Architecture], counts: list[int], work: Workload, gpu
     table = [[*head, "generate s", "train s", "step s", "tokens/s/GPU"]]
     for name, model in models.items():
         for gpus in counts:
-            e = estimate(model, gpus, work, gpu)
+            share = UTILIZATION.get(name, DEFAULT_UTILIZATION)
+            e = estimate(model, gpus, replace(work, gpu_memory_utilization=share), gpu)
             fits = max(e.training, e.sampling) <= gpu.memory_gb
             memory = [f"{x:.1f}" for x in (e.state, e.activations, e.logits, e.training, e.sampling)]
             times = [f"{x:.0f}" for x in (e.generate_s, e.train_s, e.step_s, e.tokens_a_step / e.step_s / gpus)]
             fit = "yes" if fits else "offload" if e.training - e.state <= gpu.memory_gb else "no"
+            if MINI_BATCH % gpus:
+                fit += f" (mini-batch of {gpus} responses)"
             table.append(
                 [name, f"{model.parameters / 1e9:.2f} G", str(gpus), *memory, fit, f"{e.kv_tokens:.0f}", *times]
             )

@@ -84,7 +84,7 @@ def test_what_verl_gets(problems: dict[str, Path]) -> None:
         {"style": "rule", "ground_truth": "10"}, {"style": "rule", "ground_truth": "14"},
     ]  # fmt: skip
     assert manifest["sources"]["mine"]["counts"] == {
-        "rows": 10, "empty": 1, "without_answer": 1, "duplicates": 2, "conflicting": 1, "over_long": 0,
+        "rows": 10, "other_level": 0, "empty": 1, "without_answer": 1, "duplicates": 2, "conflicting": 1, "over_long": 0,
         "in_evaluation": 1, "kept": 5,
     }  # fmt: skip
 
@@ -114,6 +114,7 @@ def test_over_long_prompts_are_counted_with_their_template(problems: dict[str, P
     options = ("--overlap", "drop", "--tokenizer", str(tmp_path / "tokenizer"), "--template", "none")
     manifest = build(problems, *options, "--max-prompt-length", str(len("What is 1+1?")))
     assert manifest["sources"]["held_out"]["counts"]["over_long"] == 1  # "What is 7 + 7 ?"
+    assert manifest["sources"]["held_out"]["counts"]["kept"] == 2, "nothing is left out of an evaluation set"
 
 
 def test_the_templates_give_the_prompts_of_the_papers_protocol(tmp_path: Path) -> None:
@@ -154,6 +155,16 @@ def test_math_keeps_levels_3_to_5_and_takes_the_boxed_answer(tmp_path: Path) -> 
     main(["--train", f"math_3to5={tmp_path}/math.jsonl", "--out", str(tmp_path / "out")])
     built = pyarrow.parquet.read_table(tmp_path / "out" / "train.parquet").to_pylist()
     assert [row["reward_model"]["ground_truth"] for row in built] == ["3", "4", "5"]
+    counts = json.loads((tmp_path / "out" / "data.json").read_text())["sources"]["math_3to5"]["counts"]
+    assert (counts["rows"], counts["other_level"], counts["kept"]) == (5, 2, 3)
+
+
+def test_an_evaluation_set_keeps_its_duplicates(tmp_path: Path) -> None:
+    file = write_jsonl(tmp_path / "a.jsonl", [{"problem": "p", "answer": "1"}] * 2)
+    main(["--eval", str(file), "--out", str(tmp_path / "out")])
+    assert pyarrow.parquet.read_table(tmp_path / "out" / "eval_a.parquet").num_rows == 2
+    counts = json.loads((tmp_path / "out" / "data.json").read_text())["sources"]["a"]["counts"]
+    assert (counts["duplicates"], counts["kept"]) == (1, 2)
 
 
 def test_sources_on_the_command_line() -> None:

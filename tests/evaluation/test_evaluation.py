@@ -14,11 +14,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from recipe.holderpo.config import ConfigError
 from recipe.holderpo.evaluation import table
-from recipe.holderpo.evaluation.__main__ import check, open_run
+from recipe.holderpo.evaluation.__main__ import check, complete, open_run
 from recipe.holderpo.evaluation.compare import read_results
 from recipe.holderpo.evaluation.generate import Problem, Store, request_seed
 from recipe.holderpo.evaluation.metrics import Estimate, average, mean_over_problems, pass_at_k
-from recipe.holderpo.evaluation.model import resolve_model
+from recipe.holderpo.evaluation.model import resolve_model, trained_template
 
 ROOT = Path(__file__).parents[2]
 
@@ -78,16 +78,16 @@ def test_json_comes_back_as_it_was(tmp_path: Path) -> None:
     assert json.loads(table.as_json(RESULTS))["holder"]["average"]["accuracy"] == pytest.approx(sum(PAPER.values()) / 5)
 
 
-def test_the_store_drops_a_torn_line_and_groups_by_problem(tmp_path: Path) -> None:
-    store = Store(tmp_path / "g" / "x.jsonl")
+def test_the_store_keeps_whole_problems_alone(tmp_path: Path) -> None:
+    store = Store(tmp_path / "g" / "x.jsonl", n=2)
     store.add([{"index": 1, "sample": s, "score": float(s == 0)} for s in range(2)])
     store.add([{"index": 0, "sample": s, "score": 1.0} for s in range(2)])
-    with store.path.open("a") as file:
-        file.write('{"index": 2, "sam')
-    again = Store(store.path)
+    with store.path.open("a") as file:  # killed while writing the answers of problem 2
+        file.write('{"index": 2, "sample": 0, "score": 1.0}\n{"index": 2, "sam')
+    again = Store(store.path, n=2)
     assert again.done() == {0, 1} and again.right() == [[1.0, 1.0], [1.0, 0.0]]
-    again.add([{"index": 2, "sample": 0, "score": 0.0}])
-    assert [row["index"] for row in Store(store.path).rows] == [1, 1, 0, 0, 2]
+    again.add([{"index": 2, "sample": s, "score": 0.0} for s in range(2)])
+    assert [row["index"] for row in Store(store.path, n=2).rows] == [1, 1, 0, 0, 2, 2]
 
 
 def test_seeds_belong_to_problem_and_sample() -> None:
@@ -98,7 +98,7 @@ def test_seeds_belong_to_problem_and_sample() -> None:
 
 def config(*overrides: str) -> DictConfig:
     with initialize_config_dir(str(ROOT / "conf/evaluation"), version_base=None):
-        return compose("eval", overrides=["model=a/b", "run=r", *overrides])
+        return compose("eval", overrides=["model=a/b", "run=r", "template=qwen_math", *overrides])
 
 
 BAD = {
@@ -122,12 +122,37 @@ def test_a_wrong_value_is_one_line(overrides: str) -> None:
     assert str(caught.value).startswith(BAD[overrides]) and "\n" not in str(caught.value)
 
 
-def test_an_evaluation_goes_on_only_with_the_settings_it_began_with(tmp_path: Path) -> None:
-    place = f"out_dir={tmp_path}"
-    open_run(config(place))
-    open_run(config(place, "chunk=7", "benchmarks=[amc]"))
-    with pytest.raises(ConfigError, match="template is 'r1'; allowed is 'qwen_math'"):
-        open_run(config(place, "template=r1"))
+def test_an_evaluation_goes_on_only_with_what_it_began_with(tmp_path: Path) -> None:
+    place, file = f"out_dir={tmp_path}", tmp_path / "eval_amc.parquet"
+    file.write_text("problems")
+    open_run(config(place), "a/b", {"amc": file})
+    open_run(config(place, "chunk=7", "benchmarks=[amc]"), "a/b", {"amc": file})
+    open_run(config(place), "a/b", {})  # one set fewer, and the other's hash is not forgotten
+    with pytest.raises(ConfigError, match="n is 2; allowed is 1"):
+        open_run(config(place, "n=2"), "a/b", {})
+    with pytest.raises(ConfigError, match="found_model is 'newer'; allowed is 'a/b'"):
+        open_run(config(place), "newer", {})
+    file.write_text("other problems")
+    with pytest.raises(ConfigError, match="sha256_amc is"):
+        open_run(config(place), "a/b", {"amc": file})
+
+
+def test_what_follows_from_the_model(tmp_path: Path) -> None:
+    run = tmp_path / "my-run"
+    (run / "checkpoints" / "global_step_7").mkdir(parents=True)
+    OmegaConf.save({"template": "r1"}, run / "config.yaml")
+    for model, template, name in (
+        ("Qwen/Qwen2.5-Math-7B", "qwen_math", "Qwen-Qwen2.5-Math-7B"),
+        (str(run / "checkpoints" / "global_step_7"), "r1", None),
+        (str(run), "r1", None),
+    ):
+        with initialize_config_dir(str(ROOT / "conf/evaluation"), version_base=None):
+            made = compose("eval", overrides=[f"model={model}"])
+        complete(made)
+        assert made.template == template and (name is None or made.run == name)
+        check(made)
+    OmegaConf.save({}, run / "config.yaml")
+    assert trained_template(str(run)) == "model"
 
 
 def test_what_model_may_name(tmp_path: Path) -> None:

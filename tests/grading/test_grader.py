@@ -63,7 +63,7 @@ def test_no_answer_is_lost_when_every_process_is_killed_in_turn(grader: Grader) 
         victim = next(process for process in processes(grader) if process.pid not in killed)
         victim.kill()
         killed.add(victim.pid)
-        assert [future.result(timeout=60) for future in futures] == [Verdict(True)] * 100
+        assert [future.result(timeout=120) for future in futures] == [Verdict(True)] * 100
     assert len(killed) == 4
 
 
@@ -74,6 +74,21 @@ def test_no_answer_is_lost_when_the_host_is_killed(grader: Grader) -> None:
     assert [future.result(timeout=60) for future in futures] == [Verdict(True)] * 50
     _, alive = psutil.wait_procs(workers, timeout=10)
     assert not alive, "grading processes must end with their host"
+
+
+def test_a_host_whose_pool_is_stuck_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recipe.holderpo.grading.client.STUCK_SECONDS", 8.0)
+    made = Grader(workers=1, timeout=2.0)
+    try:
+        assert made.submit(*RIGHT[0]).result(timeout=60) == Verdict(True)
+        host = psutil.Process(made._host.pid)
+        (worker,) = processes(made)
+        worker.suspend()  # neither dead nor answering, as one that waits for a lock
+        host.suspend()
+        assert made.submit(*RIGHT[1]).result(timeout=60) == Verdict(True)
+        assert not host.is_running()
+    finally:
+        made.close()
 
 
 def test_a_host_that_cannot_start_is_an_error_not_a_wrong_answer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,25 +117,47 @@ def test_a_grading_process_has_no_secrets_no_files_and_no_network(
         assert set(process.environ()) <= {"PATH", "LANG", "HOME", "PYTHONPATH", "LC_CTYPE"}
         assert process.environ()["HOME"] == "/nonexistent"
     probe = (
-        "import json, os, socket, sys\n"
+        "import json, os, signal, socket, subprocess\n"
         "from recipe.holderpo.grading import preload, verify\n"
+        "parent = os.getppid()\n"
         "verify.protect(1024)\n"
         "def outcome(attempt):\n"
         "    try: attempt()\n"
         "    except BaseException as error: return type(error).__name__\n"
         "    return 'done'\n"
-        "found = {\n"
-        "    'socket': outcome(socket.socket), 'file': outcome(lambda: open('/etc/hostname')),\n"
-        "    'memory': outcome(lambda: bytearray(2 << 30)), 'write': outcome(lambda: os.open('/tmp/x', os.O_CREAT)),\n"
-        "    'right': verify.verify('2\\\\sqrt{2}', '\\\\sqrt{8}'), 'float': verify.verify('1.4142136', '\\\\sqrt{2}'),\n"
-        "}\n"
+        "os.close(0)\n"
+        "attempts = dict(\n"
+        "    socket=socket.socket, read=lambda: open('/etc/hostname'), write=lambda: os.open('/tmp/x', os.O_CREAT),\n"
+        "    environ=lambda: open(f'/proc/{parent}/environ'), unlink=lambda: os.unlink('/tmp/x'), fork=os.fork,\n"
+        "    program=lambda: os.execv('/bin/true', ['true']), signal=lambda: os.kill(parent, 0),\n"
+        "    memory=lambda: bytearray(2 << 30),\n"
+        ")\n"
+        "found = {name: outcome(attempt) for name, attempt in attempts.items()}\n"
+        "found['right'] = verify.verify('2\\\\sqrt{2}', '\\\\sqrt{8}')\n"
+        "found['rounded'] = verify.verify('1.4142136', '\\\\sqrt{2}')\n"
         "print(json.dumps(found))\n"
     )
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, timeout=120, cwd=Path.cwd())
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == {
-        "socket": "OSError", "file": "OSError", "memory": "MemoryError", "write": "OSError", "right": True, "float": True,
-    }  # fmt: skip
+    denied = dict.fromkeys(
+        ("socket", "read", "write", "environ", "unlink", "fork", "program", "signal"), "PermissionError"
+    )
+    assert json.loads(done.stdout) == denied | {"memory": "MemoryError", "right": True, "rounded": True}
+
+
+def test_a_failure_inside_the_verifier_is_a_fault_not_a_wrong_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    from math_verify import grader as math_verify_grader
+
+    from recipe.holderpo.grading.verify import verify
+
+    assert verify("x+1", "1+x") is True and verify("x+2", "1+x") is False
+
+    def fail(*args: object, **kwargs: object) -> bool:
+        raise MemoryError
+
+    monkeypatch.setattr(math_verify_grader, "sympy_expr_eq", fail)
+    with pytest.raises(MemoryError):
+        verify("x+2", "1+x")
 
 
 def test_text_from_a_model_is_not_evaluated() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from recipe.holderpo.config import ConfigError
 from recipe.holderpo.launch import cluster
-from recipe.holderpo.launch.__main__ import checked, reason, resources
+from recipe.holderpo.launch.__main__ import checked, resources
 from recipe.holderpo.launch.settings import Node, knob_overrides, read_node
 
 
@@ -71,6 +71,9 @@ def test_the_authors_knobs_become_overrides() -> None:
         "holder.steps=500", "holder.power=2", "actor_rollout_ref.actor.clip_ratio_low=0.1",
         "actor_rollout_ref.actor.clip_ratio_high=0.1", "holder.schedule=power", "holder.p_start=-2", "holder.p_end=2",
     ]  # fmt: skip
+    for ignored in ({"HOLDER_P": "1", "HOLDER_P_SCHEDULE": "linear"}, {"HOLDER_P": "1", "HOLDER_P_MAX": "2"}):
+        with pytest.raises(ConfigError, match="HOLDER_P is '1'; allowed"):
+            knob_overrides(ignored)
     assert knob_overrides({"HOLDER_P": "0.5"}) == [
         "holder.schedule=constant",
         "holder.p_end=null",
@@ -145,5 +148,5 @@ def test_stopping_ends_the_children_too() -> None:
 
 
 def test_the_reason_for_a_failed_start_is_the_line_about_the_token_or_the_last() -> None:
-    assert reason("a\nthe authentication Token is invalid\nb\n") == "the authentication Token is invalid"
-    assert reason("a\nb\n\n") == "b" and reason("") == "no word"
+    assert cluster.reason("a\nthe authentication Token is invalid\nb\n") == "the authentication Token is invalid"
+    assert cluster.reason("a\nb\n\n") == "b" and cluster.reason("") == "no word"

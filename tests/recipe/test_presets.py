@@ -9,7 +9,7 @@ from recipe.holderpo.config import ConfigError
 from recipe.holderpo.data.templates import TEMPLATES
 from recipe.holderpo.launch.__main__ import composed
 from recipe.holderpo.main import check
-from recipe.holderpo.plan import MODELS, Gpu, Workload, estimate
+from recipe.holderpo.plan import DEFAULT_UTILIZATION, MODELS, UTILIZATION, Gpu, Workload, estimate
 
 HARDWARE = {"gpu": (1, 4), "gpu_nx8": (4, 8), "gpu_offload": (1, 4)}
 
@@ -79,3 +79,6 @@ def test_by_the_estimate_every_preset_fits_its_gpus(data: str, model: str) -> No
         plan = estimate(MODELS[model], config.trainer.nnodes * config.trainer.n_gpus_per_node, work, Gpu())
         assert max(plan.training, plan.sampling) <= Gpu().memory_gb, f"{model} on {hardware}: {plan}"
         assert plan.kv_tokens > 50_000
+        if hardware == "gpu":
+            assert rollout.gpu_memory_utilization == UTILIZATION.get(model, DEFAULT_UTILIZATION)
+            assert config.actor_rollout_ref.actor.ppo_max_token_len_per_gpu == Workload.tokens_a_gpu

@@ -14,7 +14,7 @@ from recipe.holderpo.report.record import RunRecord
 
 KEYS = [  # panel, label of the line, key
     (0, "mean training reward", "critic/score/mean"),
-    (0, "validation accuracy, sampled", "val-core/arithmetic/acc/mean@8"),
+    (0, "validation accuracy", "val-core/arithmetic/acc/mean@8"),
     (0, "validation accuracy, greedy", "val-core/arithmetic_greedy/acc/mean@1"),
     (1, "p", "holder/p"),
     (2, "largest", "holder/log_ratio_max"),
@@ -72,7 +72,7 @@ def test_a_baseline_says_what_its_loss_does_not_record() -> None:
 def test_before_the_first_step() -> None:
     figure = curves_figure(_records(0))
     assert _notes(figure) == {i: ["no training step yet"] for i in range(1, 6)}
-    assert set(_lines(figure.axes[0])) == {"validation accuracy, sampled", "validation accuracy, greedy"}
+    assert set(_lines(figure.axes[0])) == {"validation accuracy", "validation accuracy, greedy"}
 
 
 def test_a_constant_infinite_p_is_said_in_words() -> None:

@@ -41,7 +41,9 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
         default="refuse",
         help="training problems that are also in an evaluation set: stop, leave them out of training, or keep them",
     )
-    parser.add_argument("--tokenizer", help="folder or hub id: count prompt tokens and leave out over-long prompts")
+    parser.add_argument(
+        "--tokenizer", help="folder or hub id: count prompt tokens, and leave over-long prompts out of training"
+    )
     parser.add_argument(
         "--template", choices=TEMPLATES, default="qwen_math", help="the template counted with (%(default)s)"
     )
@@ -90,14 +92,15 @@ def main(argv: list[str] | None = None) -> None:
 
 def make(options: argparse.Namespace, progress: Callable[[list[Row], str], Iterable[Row]], console: Console) -> None:
     train = [build.load(*parse_source(argument), progress) for argument in options.train]
-    evaluation = [build.load(*parse_source(argument), progress) for argument in options.eval]
+    # A benchmark is what it is: nothing of it is left out, or its figures could not be compared with others'.
+    evaluation = [build.load(*parse_source(argument), progress, keep_duplicates=True) for argument in options.eval]
     names = [data.name for data in evaluation]
     if len(set(names)) != len(names):
         raise DataError(f"--eval names a set twice: {', '.join(names)}")
     if options.tokenizer is not None:
         count = token_counter(options.tokenizer, options.template)
         for data in (*train, *evaluation):
-            build.drop_over_long(data, count, options.max_prompt_length)
+            build.find_over_long(data, count, options.max_prompt_length, drop=data in train)
     shared = build.overlap(train, evaluation)
     if shared and options.overlap == "refuse":
         found = ", ".join(f"{len(keys)} of {name}" for name, keys in shared.items())
@@ -141,8 +144,8 @@ def report(sets: list[build.DataSet], console: Console) -> None:
     console.print(table)
     for data in sets:
         expected = SOURCES[data.name].count if data.name in SOURCES else None
-        if expected is not None and expected != data.origin["rows"]:
-            console.print(f"note: {data.name} has {data.origin['rows']} rows; {expected} were expected")
+        if expected is not None and expected != len(data.problems):
+            console.print(f"note: {data.name} has {len(data.problems)} problems; {expected} were expected")
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ class DataSet:
     origin: dict[str, Any]
     problems: list[tuple[str, str]] = field(default_factory=list)
     """(problem, ground truth)."""
+    other_level: int = 0
     empty: int = 0
     without_answer: int = 0
     duplicates: int = 0
@@ -40,14 +41,19 @@ class DataSet:
         return {"rows": self.origin["rows"], **numbers, "kept": len(self.problems)}
 
 
-def load(name: str, place: str | None, progress: Callable[[list[Row], str], Iterable[Row]]) -> DataSet:
-    """Read a source and keep its usable problems. Raises DataError if there is nothing to keep."""
+def load(
+    name: str, place: str | None, progress: Callable[[list[Row], str], Iterable[Row]], keep_duplicates: bool = False
+) -> DataSet:
+    """Read a source and keep its usable problems; duplicates are counted, and kept if asked for.
+
+    Raises DataError if there is nothing to keep."""
     rows, origin = read_source(name, place)
+    read = origin["rows"]
     source = SOURCES.get(name)
     problem_column = find_column(rows, PROBLEM_COLUMNS, name, "problem")
     solution = source.solution_column if source is not None and source.solution_column in rows[0] else None
     answer_column = solution or find_column(rows, ANSWER_COLUMNS, name, "answer")
-    result = DataSet(name, origin)
+    result = DataSet(name, origin, other_level=read - len(rows))
     seen: dict[str, str] = {}
     for row in progress(rows, name):
         problem = row[problem_column]
@@ -64,19 +70,21 @@ def load(name: str, place: str | None, progress: Callable[[list[Row], str], Iter
         if key in seen:
             result.duplicates += 1
             result.conflicting += seen[key] != truth
-            continue
-        seen[key] = truth
+            if not keep_duplicates:
+                continue
+        seen.setdefault(key, truth)
         result.problems.append((problem.strip(), truth))
     if not result.problems:
         raise DataError(f"{name}: none of {len(rows)} rows has a problem and an answer")
     return result
 
 
-def drop_over_long(data: DataSet, count_tokens: Callable[[str], int], limit: int) -> None:
-    """Leave out the problems whose prompt, template included, has more than `limit` tokens."""
+def find_over_long(data: DataSet, count_tokens: Callable[[str], int], limit: int, drop: bool) -> None:
+    """Count the problems whose prompt, template included, has more than `limit` tokens, and leave them out if `drop`."""
     kept = [(problem, truth) for problem, truth in data.problems if count_tokens(problem) <= limit]
     data.over_long = len(data.problems) - len(kept)
-    data.problems = kept
+    if drop:
+        data.problems = kept
 
 
 def overlap(train: list[DataSet], evaluation: list[DataSet]) -> dict[str, set[str]]:

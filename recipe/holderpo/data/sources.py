@@ -28,7 +28,7 @@ class Source:
     """Where the answer is the last \\boxed{} of this column instead of a column of its own."""
     keep: Callable[[Row], bool] | None = None
     count: int | None = None
-    """Problems that it is known to have; another number is reported."""
+    """Problems that it is known to give (math_3to5: without those of MATH500); another number is reported."""
 
 
 SOURCES: dict[str, Source] = {
@@ -38,6 +38,7 @@ SOURCES: dict[str, Source] = {
         splits=("train", "test"),
         solution_column="solution",
         keep=lambda row: str(row.get("level", "")).removeprefix("Level ") in ("3", "4", "5"),
+        count=8523,
     ),
     "gsm8k": Source("openai/gsm8k", config="main", count=7473),
     "aime24": Source("HuggingFaceH4/aime_2024", count=30),

@@ -5,14 +5,17 @@ text, tokens and score), and the table as table.txt, table.md, table.csv and res
 `python -m recipe.holderpo.evaluation.compare DIR ...`.
 """
 
+import hashlib
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from rich.progress import Progress
 
 from recipe.holderpo.config import ConfigError
@@ -20,11 +23,20 @@ from recipe.holderpo.data.templates import TEMPLATES
 from recipe.holderpo.evaluation import table
 from recipe.holderpo.evaluation.generate import Problem, Sampler, Sampling, Store, read_problems
 from recipe.holderpo.evaluation.metrics import Estimate, mean_over_problems, pass_at_k
-from recipe.holderpo.evaluation.model import resolve_model
+from recipe.holderpo.evaluation.model import resolve_model, trained_template
 from recipe.holderpo.math_reward import compute_score
 
 # What may differ between the starts of one evaluation.
 FREE = ("chunk", "engine", "grading", "out_dir", "k")
+
+
+def complete(config: DictConfig) -> None:
+    """Fill in what follows from the model: the run's name, and the template that a checkpoint was trained with."""
+    if config.run is None:
+        config.run = re.sub(r"[^\w.-]+", "-", str(config.model).strip("/."))
+    if config.template is None:
+        config.template = trained_template(config.model) or "qwen_math"
+        print(f"template={config.template}", flush=True)
 
 
 def check(config: DictConfig) -> None:
@@ -51,20 +63,23 @@ def check(config: DictConfig) -> None:
         raise ConfigError(f"limit is {config.limit!r}; allowed is 1 or more, or null")
 
 
-def open_run(config: DictConfig) -> Path:
-    """The run's folder, with its config. Raises ConfigError if it holds answers made with other settings."""
+def open_run(config: DictConfig, model: str, files: dict[str, Path]) -> Path:
+    """The run's folder, with its config, the model that was found and the hashes of the problems' files.
+
+    Raises ConfigError if it holds answers made with others."""
     folder = Path(config.out_dir) / config.run
     saved_file = folder / "config.yaml"
-    if saved_file.exists():
-        saved = OmegaConf.load(saved_file)
-        for key in config:
-            if key not in FREE and config[key] != OmegaConf.select(saved, str(key)) and key != "benchmarks":
-                raise ConfigError(
-                    f"{key} is {config[key]!r}; allowed is {OmegaConf.select(saved, str(key))!r}, with which {folder} began; "
-                    "or give it another name: run=..."
-                )
+    hashes = {f"sha256_{name}": hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
+    now = {str(key): value for key, value in config.items() if key not in (*FREE, "benchmarks", "model")}
+    now |= {"found_model": model} | hashes
+    saved = dict(OmegaConf.load(saved_file)) if saved_file.exists() else {}
+    for key, value in now.items():
+        if key in saved and value != saved[key]:
+            raise ConfigError(
+                f"{key} is {value!r}; allowed is {saved[key]!r}, with which {folder} began; or give it another name: run=..."
+            )
     folder.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(config, saved_file)
+    OmegaConf.save(OmegaConf.create({**saved, **OmegaConf.to_container(config, resolve=True), **now}), saved_file)  # type: ignore[dict-item]
     return folder
 
 
@@ -84,15 +99,14 @@ def graded(problem: Problem, sample: int, completion: Any, limits: dict[str, Any
 
 def evaluate(config: DictConfig) -> dict[str, dict[str, Estimate]]:
     """Generate, grade and save what is missing; returns label -> benchmark -> accuracy."""
-    problems = {
-        name: read_problems(Path(config.data_dir) / f"eval_{name}.parquet")[: config.limit]
-        for name in config.benchmarks
-    }
-    folder = open_run(config)
-    stores = {name: Store(folder / "generations" / f"{name}.jsonl") for name in problems}
+    files = {name: Path(config.data_dir) / f"eval_{name}.parquet" for name in config.benchmarks}
+    problems = {name: read_problems(path)[: config.limit] for name, path in files.items()}
+    model = resolve_model(config.model)
+    folder = open_run(config, model, files)
+    stores = {name: Store(folder / "generations" / f"{name}.jsonl", config.n) for name in problems}
     missing = {name: [p for p in problems[name] if p.index not in stores[name].done()] for name in problems}
     if any(missing.values()):
-        sampler = Sampler(resolve_model(config.model), TEMPLATES[config.template], _engine(config))
+        sampler = Sampler(model, TEMPLATES[config.template], _engine(config))
         sampling = Sampling(config.n, config.temperature, config.top_p, config.max_tokens, config.seed)
         limits = dict(config.grading)
         with Progress() as progress:
@@ -144,10 +158,11 @@ def main(config: DictConfig) -> None:
     # The engine in this process: one of its own would outlive a kill of this one and keep the GPU's memory.
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     try:
+        complete(config)
         check(config)
         results = evaluate(config)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (ConfigError, OmegaConfBaseException) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     folder = Path(config.out_dir) / config.run
     write(folder, results)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,14 +56,21 @@ def request_seed(seed: int, problem: Problem, sample: int) -> int:
 class Store:
     """The answers of one benchmark, `generations/NAME.jsonl`: one JSON object an answer, appended as they are graded."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, n: int):
+        """What is there already: the problems that have all of their n answers. The rest is dropped, and asked again."""
         self.path = path
-        self.rows: list[dict[str, Any]] = []
+        rows: list[dict[str, Any]] = []
         if path.exists():
             whole, _, _torn = path.read_text(encoding="utf-8").rpartition("\n")
-            self.rows = [json.loads(line) for line in whole.split("\n") if line]
+            rows = [json.loads(line) for line in whole.split("\n") if line]
+        answers = Counter(row["index"] for row in rows)
+        self.rows = [row for row in rows if answers[row["index"]] == n]
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows), encoding="utf-8")
+        unfinished = path.with_suffix(".unfinished")
+        unfinished.write_text(
+            "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows), encoding="utf-8"
+        )
+        unfinished.replace(path)
 
     def done(self) -> set[int]:
         """Indices of the problems that have answers."""

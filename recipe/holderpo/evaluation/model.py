@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from omegaconf import OmegaConf
+
 from recipe.holderpo.config import ConfigError
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -53,3 +55,14 @@ def _merge(actor: Path) -> Path:
         raise ConfigError(f"model: {actor} cannot be merged: {last}")
     (merged / ".whole").touch()
     return merged
+
+
+def trained_template(model: str) -> str | None:
+    """The prompt template in the config of the run that a checkpoint belongs to; None for a model of other origin."""
+    path = Path(model).expanduser().resolve()
+    for folder in (path, *path.parents):
+        config = folder / "config.yaml"
+        if config.exists() and (folder / "checkpoints").is_dir():
+            template = OmegaConf.select(OmegaConf.load(config), "template")
+            return str(template) if template is not None else "model"  # a task without templates uses the tokenizer's
+    return None

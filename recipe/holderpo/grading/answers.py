@@ -13,40 +13,40 @@ RELATIVE_TOLERANCE = Fraction(1, 10**6)
 MAX_EXPONENT = 400
 
 _BOXED = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])\s*")
+_WORD = re.compile(r"[^\s{}$\\,;]+")
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped character is one match, so that its brace is none
 _ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
 def extract_answer(text: str) -> str | None:
     """The final answer in a response: the content of its last whole \\boxed{}, else of its last <answer></answer>.
 
-    Braces may be nested or escaped; `\\boxed 5` counts as 5. A box that is not closed is no answer. None: no answer."""
-    for match in reversed(list(_BOXED.finditer(text))):
-        content = _argument(text, match.end())
-        if content is not None:
-            return content.strip()
+    Braces may be nested or escaped; `\\boxed 5` counts as 5. A box that is not closed is no answer. None: no answer.
+    Linear in the length of the text, whatever it holds."""
+    boxes = list(_BOXED.finditer(text))
+    closing = _closing_braces(text) if boxes else {}
+    for match in reversed(boxes):
+        start = match.end()
+        if start in closing:
+            return text[start + 1 : closing[start]].strip()
+        if not text.startswith("{", start):
+            word = _WORD.match(text, start)
+            if word:
+                return word.group().rstrip(".")
     tags = _ANSWER_TAG.findall(text)
     return tags[-1].strip() if tags else None
 
 
-def _argument(text: str, start: int) -> str | None:
-    """The LaTeX argument at `start`: what a pair of braces holds, or else one word; None if the brace is never closed."""
-    if not text.startswith("{", start):
-        word = re.match(r"[^\s{}$\\,;]+", text[start:])
-        return word.group().rstrip(".") if word else None
-    depth = 0
-    position = start
-    while position < len(text):
-        character = text[position]
-        if character == "\\":
-            position += 1  # the next character is escaped: \{ and \} do not count
-        elif character == "{":
-            depth += 1
-        elif character == "}":
-            depth -= 1
-            if depth == 0:
-                return text[start + 1 : position]
-        position += 1
-    return None
+def _closing_braces(text: str) -> dict[int, int]:
+    """Position of each opening brace that is closed -> position of its closing one; escaped braces do not count."""
+    closing: dict[int, int] = {}
+    opened: list[int] = []
+    for match in _BRACE.finditer(text):
+        if match.group() == "{":
+            opened.append(match.start())
+        elif match.group() == "}" and opened:
+            closing[opened.pop()] = match.start()
+    return closing
 
 
 def acceptable_answers(ground_truth: str) -> list[str]:
@@ -64,32 +64,55 @@ def acceptable_answers(ground_truth: str) -> list[str]:
 _SPACES = re.compile(r"\\[,;:! ]|\\q?quad(?![a-zA-Z])|~|\s+")
 _TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}")
 _DEGREES = re.compile(r"\^\{?\\circ\}?|\\degree(?![a-zA-Z])|°")
-_THOUSANDS = re.compile(r"(?<![\d.])\d{1,3}(?:(?:,|\{,\})\d{3})+(?![\d])")
-_NAME = re.compile(r"^[a-zA-Z](?:_\{?\w\}?)?=(?=.)")
-# Units that follow a number and do not change which answer is meant, in the problems' own words.
-_UNIT_WORDS = (
-    r"(?:(?:square|cubic)?(?:cm|mm|km|m|in|ft|inches|inch|feet|foot|units?|meters?|centimeters?|miles?|yards?|degrees?|"
-    r"dollars?|cents?|hours?|minutes?|seconds?|days?|weeks?|years?|mph|pounds?|grams?|kg|g|s)(?:\^\{?[23]\}?)?)"
+# Groups of three digits joined by a comma, {,}, or a comma and a thin space. A comma and a plain space joins a list.
+_THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:(?:,|\{,\}|\s*,\s*\\!\s*|\\,)\d{3})+(?:\.\d+)?")
+_NAME = re.compile(r"([a-zA-Z](?:_\{?\w\}?)?)=(?=.)")
+_COMMAND = re.compile(r"\\[a-zA-Z]+")
+# What may follow a number, in \text{} or after a space, without being part of the mathematics.
+_UNIT_WORD = (
+    r"(?:(?:square|cubic|sq\.?)\s*)?(?:cm|mm|km|m|in|ft|inch(?:es)?|feet|foot|units?|meters?|centimeters?|miles?|yards?|"
+    r"degrees?|dollars?|cents?|hours?|minutes?|seconds?|days?|weeks?|years?|mph|pounds?|grams?|kg|g|s)(?:\s*\^\s*\{?[23]\}?)?"
 )
-_UNIT = re.compile(rf"(?<=[\d}}]){_UNIT_WORDS}$")
+_UNIT = re.compile(
+    rf"(?<=[\d}}])(?:\s*\\(?:text|mathrm|mbox|textrm)\s*\{{\s*({_UNIT_WORD})\.?\s*\}}(\^\{{?[23]\}}?)?|\s+({_UNIT_WORD})\.?)\s*$"
+)
+
+
+def split_unit(answer: str) -> tuple[str, str]:
+    """An answer as (what is left, its trailing unit): 5\\text{ cm} is ("5", "cm"). No unit: ""."""
+    match = _UNIT.search(answer.strip().strip("$").strip())
+    if match is None:
+        return answer, ""
+    unit = re.sub(r"[\s{}]", "", (match[1] or match[3]) + (match[2] or "")).removesuffix("s")
+    return answer.strip().strip("$").strip()[: match.start()], unit
 
 
 def normalize(answer: str) -> str:
-    """One spelling for answers that differ in typesetting alone: spaces, $, \\left, \\dfrac, degrees, thousands commas,
-    `x=`, a trailing unit or full stop. Equal results mean equal answers; unequal ones mean nothing."""
+    """One spelling for answers that differ in typesetting alone: spaces, $, \\left, \\dfrac, degrees, \\text, a trailing
+    full stop, and thousands separators of a number. Equal results mean equal answers; unequal ones mean nothing."""
     answer = answer.strip().strip("$").strip()
-    answer = re.sub(r"\\[()\[\]]", "", answer) if answer.startswith(("\\(", "\\[")) else answer
+    answer = re.sub(r"\\[()\[\]]", "", answer).strip() if answer.startswith(("\\(", "\\[")) else answer
     answer = re.sub(r"\\(?:left|right|displaystyle|bigl?|bigr|Bigl?|Bigr)(?![a-zA-Z])", "", answer)
     answer = re.sub(r"\\[dtc]frac(?![a-zA-Z])", r"\\frac", answer)
     answer = _DEGREES.sub("", answer)
-    answer = answer.replace("\\$", "").replace("\\%", "%").replace("−", "-").replace("\\dots", "\\ldots")
+    answer = answer.replace("\\$", "").replace("\\%", "%").replace("−", "-").replace("\\dots", "\\ldots").rstrip(".")
+    if _THOUSANDS.fullmatch(answer.strip()):
+        answer = re.sub(r"\s*,\s*\\!\s*|\\,|[,{}]", "", answer)
     answer = _TEXT.sub(r"\1", answer)
     answer = _SPACES.sub("", answer)
-    answer = re.sub(r"(?<=\\frac)(\d)(\d)(?!\d)", r"{\1}{\2}", answer)
-    answer = _NAME.sub("", answer)
-    answer = _THOUSANDS.sub(lambda match: re.sub(r"[,{}]", "", match.group()), answer)
-    answer = _UNIT.sub("", answer)
-    return answer.rstrip(".")
+    return re.sub(r"(?<=\\frac)(\d)(\d)(?!\d)", r"{\1}{\2}", answer).rstrip(".")
+
+
+def split_name(answer: str) -> tuple[str, str]:
+    """A normalised answer as (name, value): x=5 is ("x", "5"). Only where the value has no letter,
+    `=` or comma of its own."""
+    match = _NAME.match(answer)
+    if match is None:
+        return "", answer
+    value = answer[match.end() :]
+    if re.search(r"[a-zA-Z=,]", _COMMAND.sub("", value)):
+        return "", answer
+    return match[1], value
 
 
 _INTEGER = r"\d+"
@@ -149,8 +172,14 @@ def cheap_match(answer: str, truth: str) -> bool | None:
     """Whether the answers are equal, where that can be told without computer algebra; None where it cannot.
 
     Equal spellings and numbers are; so are pairs, points and intervals with equal elements between equal brackets, and sets
-    of the same numbers in any order."""
-    answer, truth = normalize(answer), normalize(truth)
+    of the same numbers in any order. A unit, a name (x=) or the truth's percent sign counts only if both have one."""
+    (answer, unit), (truth, true_unit) = split_unit(answer), split_unit(truth)
+    separated = any(_THOUSANDS.fullmatch(text.strip().strip("$").strip()) for text in (answer, truth))
+    (name, answer), (true_name, truth) = split_name(normalize(answer)), split_name(normalize(truth))
+    if (unit and true_unit and unit != true_unit) or (name and true_name and name != true_name):
+        return None
+    if truth.endswith("%") and not answer.endswith("%"):
+        truth = truth[:-1]
     if answer == truth:
         return bool(answer)
     one, other = parse_collection(answer), parse_collection(truth)
@@ -159,7 +188,16 @@ def cheap_match(answer: str, truth: str) -> bool | None:
     number, true_number = parse_number(answer), parse_number(truth)
     if number is None or true_number is None:
         return None
-    return abs(number - true_number) <= RELATIVE_TOLERANCE * max(abs(number), abs(true_number))
+    if _same_number(number, true_number):
+        return True
+    return None if separated else False  # 100,200 may have been a list
+
+
+def _same_number(one: Fraction, other: Fraction) -> bool:
+    """Whole numbers must be the same; others may be rounded to six digits."""
+    if one.denominator == other.denominator == 1:
+        return one == other
+    return abs(one - other) <= RELATIVE_TOLERANCE * max(abs(one), abs(other))
 
 
 def _match_elements(answer: list[str], truth: list[str], ordered: bool) -> bool | None:

@@ -6,15 +6,18 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import count
 from pathlib import Path
 from threading import Lock, Thread
 
 # How often in a row the host may die without having graded anything before that is an error.
 MAX_BARREN_STARTS = 3
+# A host that owes answers gives one within `timeout` and a little, or its pool is stuck (a process that is killed while it
+# holds the pool's lock takes it with it): after so many seconds more it is replaced.
+STUCK_SECONDS = 15.0
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,11 @@ class Grader:
         self._owed: dict[str, tuple[str, Future[Verdict]]] = {}
         self._barren_starts = 0
         self._closed = False
+        self._patience = timeout + STUCK_SECONDS
+        self._moved = time.monotonic()
         self._errors = tempfile.TemporaryFile(mode="w+", errors="replace")  # noqa: SIM115 - as long as the host
         self._start()
+        Thread(target=self._watch, daemon=True, name="grader-watch").start()
 
     def submit(self, answer: str, truth: str) -> "Future[Verdict]":
         """The verdict on one answer, to come. Raises RuntimeError once the grader is closed."""
@@ -56,6 +62,8 @@ class Grader:
                 raise RuntimeError("the grader is closed")
             key = str(next(self._ids))
             line = json.dumps({"id": key, "answer": answer, "truth": truth}) + "\n"
+            if not self._owed:
+                self._moved = time.monotonic()
             self._owed[key] = (line, future)
             self._send(line)
         return future
@@ -97,6 +105,7 @@ class Grader:
             answer = json.loads(line)
             with self._lock:
                 self._barren_starts = 0
+                self._moved = time.monotonic()
                 _, future = self._owed.pop(answer["id"], (None, None))
             if future is not None and future.set_running_or_notify_cancel():
                 future.set_result(Verdict(answer["equal"] is True, answer["fault"]))
@@ -106,6 +115,7 @@ class Grader:
                 return
             self._barren_starts += 1
             if self._barren_starts <= MAX_BARREN_STARTS:
+                self._moved = time.monotonic()
                 self._start()
                 for line, _ in self._owed.values():
                     self._send(line)
@@ -119,6 +129,13 @@ class Grader:
         for _, future in owed:
             future.set_exception(error)
 
+    def _watch(self) -> None:
+        while not self._closed:
+            time.sleep(1.0)
+            with self._lock:
+                if self._owed and time.monotonic() - self._moved > self._patience:
+                    self._host.kill()  # `_receive` starts another
+
 
 def _empty_environment() -> dict[str, str]:
     """No variable of the trainer's, which may hold secrets; only what finds Python's modules."""
@@ -126,9 +143,15 @@ def _empty_environment() -> dict[str, str]:
     return {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/nonexistent", "PYTHONPATH": path}
 
 
-@lru_cache
+_shared: dict[tuple[int, float, int], Grader] = {}
+_shared_lock = Lock()
+
+
 def shared_grader(workers: int, timeout: float, memory_mb: int) -> Grader:
-    """One grader a process for every set of limits, ended with the process."""
-    grader = Grader(workers, timeout, memory_mb)
-    atexit.register(grader.close)
-    return grader
+    """One grader a process for every set of limits, ended with the process. Thread-safe."""
+    key = (workers, timeout, memory_mb)
+    with _shared_lock:
+        if key not in _shared:
+            _shared[key] = Grader(*key)
+            atexit.register(_shared[key].close)
+        return _shared[key]

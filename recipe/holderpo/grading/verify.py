@@ -7,16 +7,14 @@ only, it also takes from the process what an attacker could use: files, sockets,
 
 import ctypes
 import importlib
-import os
 import pkgutil
 import re
 import resource
 import signal
-import sys
 
-PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
-# Open files of a grading process. All are taken, so that it can open neither a file nor a socket.
-MAX_FILES = 256
+from recipe.holderpo.grading import seccomp
+
+PR_SET_PDEATHSIG = 1
 # Modules that verification has no use for.
 _NOT_NEEDED = re.compile(
     r"\.(tests?|benchmarks|plotting|interactive|testing|physics|codegen|sandbox|conftest|this|deprecated|__main__)\b"
@@ -42,29 +40,13 @@ def install_guard() -> None:
 def protect(memory_mb: int) -> None:
     """Make this process, warmed up before, fit to read untrusted text. To be called once, where nothing else is done.
 
-    Afterwards it has the guard on, at most `memory_mb` of address space, no way to open a file or a socket, to start a
-    program with more rights or to write, and it dies with its parent."""
+    Afterwards it has the guard on and at most `memory_mb` of address space; it cannot open a file or a socket, start or
+    signal a process or read another's memory (seccomp); it dies with its parent. Raises OSError without seccomp."""
     install_guard()
-    libc = ctypes.CDLL(None, use_errno=True)
-    if sys.platform == "linux":
-        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     resource.setrlimit(resource.RLIMIT_AS, (memory_mb << 20, memory_mb << 20))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
-    take_all_files()
-
-
-def take_all_files() -> None:
-    """Use up the file descriptors and fix their number, so that no further file or socket can be opened."""
-    resource.setrlimit(resource.RLIMIT_NOFILE, (MAX_FILES, MAX_FILES))
-    spare = os.open(os.devnull, os.O_RDONLY)
-    try:
-        while True:
-            os.dup(spare)
-    except OSError:
-        pass
+    seccomp.deny()
 
 
 def warm_up() -> None:
@@ -95,12 +77,28 @@ def limit_cpu(seconds: float) -> None:
 
 
 def verify(answer: str, truth: str) -> bool | None:
-    """Whether math-verify finds the two equal; None if it cannot read the answer (or the truth)."""
+    """Whether math-verify finds the two equal; None if it cannot read the answer (or the truth).
+
+    Raises what math-verify or sympy raised where they failed and did not find them equal in another way either."""
+    try:
+        return _verify(answer, truth, raise_on_error=True)
+    except Exception:
+        # One way of reading or comparing failed. With errors swallowed math-verify tries the others; equal is equal then,
+        # but "not equal" would hide the failure.
+        if _verify(answer, truth, raise_on_error=False):
+            return True
+        raise
+
+
+def _verify(answer: str, truth: str, raise_on_error: bool) -> bool | None:
     from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
     from math_verify import verify as math_verify
 
     targets = (LatexExtractionConfig(), ExprExtractionConfig())
-    gold, given = (parse(f"\\boxed{{{text}}}", targets, parsing_timeout=None) for text in (truth, answer))
+    gold, given = (
+        parse(f"\\boxed{{{text}}}", targets, parsing_timeout=None, raise_on_error=raise_on_error)
+        for text in (truth, answer)
+    )
     if not gold or not given:
         return None
-    return bool(math_verify(gold, given, timeout_seconds=None))
+    return bool(math_verify(gold, given, timeout_seconds=None, raise_on_error=raise_on_error))

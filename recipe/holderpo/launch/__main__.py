@@ -6,6 +6,7 @@ driver, and takes the cluster down; the others join, and end when it does. docs/
 """
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -26,6 +27,9 @@ CONF = Path(__file__).parents[3] / "conf"
 
 
 def main(arguments: Sequence[str]) -> int:
+    # What Slurm and Kubernetes send: as Ctrl-C, so that everything that was started here is ended.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     try:
         node = read_node(os.environ)
         knobs = knob_overrides(os.environ)
@@ -44,13 +48,15 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def drive(overrides: Sequence[str], environment: dict[str, str]) -> int:
-    """Run the driver and return its exit status."""
-    with subprocess.Popen([sys.executable, "-m", "recipe.holderpo.main", *overrides], env=environment) as driver:
+    """Run the driver and return its exit status. An interrupt is the driver's: it stops in its own way."""
+    command = [sys.executable, "-m", "recipe.holderpo.main", *overrides]
+    # In a session of its own, so that Ctrl-C at a terminal reaches it once, from here.
+    with subprocess.Popen(command, env=environment, start_new_session=True) as driver:
         while True:
             try:
                 return driver.wait()
-            except KeyboardInterrupt:  # the terminal sent it to the driver as well
-                continue
+            except KeyboardInterrupt:
+                driver.send_signal(signal.SIGINT)
 
 
 def head(node: Node, overrides: Sequence[str]) -> int:
@@ -59,8 +65,8 @@ def head(node: Node, overrides: Sequence[str]) -> int:
     cluster.ensure_token(environment, make=True)
     cluster.check_port(str(node.address), node.port)
     gpus, address = config.trainer.n_gpus_per_node, f"{node.address}:{node.port}"
-    with cluster.ray_node(node, resources(config), environment):
-        cluster.wait_for_head(node)
+    with cluster.ray_node(node, resources(config), environment) as ray_start:
+        cluster.wait_for_head(node, ray_start)
         print(f"head {address} is up; waiting for {node.nodes - 1} more ...", flush=True)
         os.environ.update(environment)  # for `ray.init` here
         wait_for_all(node, gpus)
@@ -89,7 +95,7 @@ def join(node: Node, overrides: Sequence[str]) -> int:
         print(f"joining {node.head}:{node.port} ...", flush=True)
         output, _ = ray_start.communicate()  # until the head takes the cluster down
     if "Ray runtime started" not in output:
-        raise ConfigError(f"this node could not join {node.head}:{node.port}: {reason(output)}")
+        raise ConfigError(f"this node could not join {node.head}:{node.port}: {cluster.reason(output)}")
     return 0
 
 
@@ -125,12 +131,6 @@ def wait_for_all(node: Node, gpus: int) -> None:
         cluster.wait_for_nodes(node, gpus)
     finally:
         ray.shutdown()
-
-
-def reason(output: str) -> str:
-    """The line of `ray start`'s output that says most about why it failed."""
-    lines = [line.strip() for line in output.splitlines() if line.strip()] or ["no word"]
-    return next((line for line in reversed(lines) if "token" in line.lower()), lines[-1])
 
 
 if __name__ == "__main__":

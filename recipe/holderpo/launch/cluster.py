@@ -115,10 +115,20 @@ def stop(process: "subprocess.Popen[str]") -> None:
     process.wait()
 
 
-def wait_for_head(node: Node) -> None:
-    """Until the head's port answers. Raises ConfigError after `node.wait_s`."""
+def reason(output: str) -> str:
+    """The line of `ray start`'s output that says most about why it failed."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()] or ["no word"]
+    return next((line for line in reversed(lines) if "token" in line.lower()), lines[-1])
+
+
+def wait_for_head(node: Node, ray_start: "subprocess.Popen[str] | None" = None) -> None:
+    """Until the head's port answers. Raises ConfigError after `node.wait_s`, or when the `ray start` that should open it
+    has ended."""
     deadline = time.monotonic() + node.wait_s
     while True:
+        if ray_start is not None and ray_start.poll() is not None:
+            output, _ = ray_start.communicate()
+            raise ConfigError(f"Ray's head did not start on {node.address}:{node.port}: {reason(output)}")
         try:
             with socket.create_connection((node.head, node.port), timeout=5):
                 return

@@ -1,5 +1,6 @@
 """What the environment says about the launch: which node this is, and the authors' own knobs. Pure functions."""
 
+import socket
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -59,6 +60,14 @@ def first_slurm_host(nodes: str) -> str:
     return done.stdout.split()[0]
 
 
+def address_of(host: str) -> str:
+    """The IPv4 address of a host name, which Ray asks for. Raises ConfigError if it has none."""
+    try:
+        return socket.gethostbyname(host)
+    except OSError as error:
+        raise ConfigError(f"HEAD_ADDR is {host!r}, which cannot be looked up: {error.strerror or error}") from None
+
+
 def read_node(environment: Mapping[str, str], first_host: Callable[[str], str] = first_slurm_host) -> Node:
     """NNODES, NODE_RANK, HEAD_ADDR, NODE_ADDR, RAY_PORT and NODE_WAIT_S; where they are not set, Slurm's variables.
 
@@ -80,7 +89,7 @@ def read_node(environment: Mapping[str, str], first_host: Callable[[str], str] =
         nodes=nodes,
         rank=rank,
         head=merged.get("HEAD_ADDR") or "127.0.0.1",
-        address=merged.get("NODE_ADDR") or (merged.get("HEAD_ADDR") if rank == 0 else None),
+        address=merged.get("NODE_ADDR") or (address_of(merged["HEAD_ADDR"]) if rank == 0 and nodes > 1 else None),
         port=_whole(merged, "RAY_PORT", 6379, 1, 65535),
         wait_s=float(_whole(merged, "NODE_WAIT_S", 600, 1, 10**6)),
     )
@@ -94,6 +103,11 @@ def knob_overrides(environment: Mapping[str, str]) -> list[str]:
     overrides = [f"{key}={given[name]}" for name, key in KNOBS.items() if name in given]
     if "CLIPRANGE" in given:
         overrides += [f"actor_rollout_ref.actor.clip_ratio_{side}={given['CLIPRANGE']}" for side in ("low", "high")]
+    anneals = [key for key in ("HOLDER_P_MIN", "HOLDER_P_MAX") if key in given]
+    if "HOLDER_P" in given and (anneals or given.get("HOLDER_P_SCHEDULE", "constant") != "constant"):
+        raise ConfigError(
+            f"HOLDER_P is {given['HOLDER_P']!r}; allowed is a constant p alone, without a schedule or its ends"
+        )
     name = given.get("HOLDER_P_SCHEDULE", "constant" if "HOLDER_P" in given else None)
     if name is not None and name not in SCHEDULES:
         raise ConfigError(f"HOLDER_P_SCHEDULE is {name!r}; allowed are {', '.join(SCHEDULES)}")

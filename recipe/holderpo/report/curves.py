@@ -33,7 +33,7 @@ def curves_figure(records: Records, title: str = "") -> Figure:
 
     _panel(learning, "Accuracy and reward", "")
     _line(learning, _series(records, "critic/score/mean"), "mean training reward", GREY)
-    _line(learning, _accuracies(records, greedy=False), "validation accuracy, sampled", BLUE)
+    _line(learning, _accuracies(records, greedy=False), "validation accuracy", BLUE)
     _line(learning, _accuracies(records, greedy=True), "validation accuracy, greedy", ORANGE)
 
     _panel(order, "Order of the Hölder mean", "p")
