@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
 import psutil
@@ -89,6 +90,33 @@ def test_a_host_whose_pool_is_stuck_is_replaced(monkeypatch: pytest.MonkeyPatch)
         assert not host.is_running()
     finally:
         made.close()
+
+
+def test_a_timeout_is_believed_once_the_pool_has_gone_on(grader: Grader) -> None:
+    """Unit by unit: which verdicts are given out when; the numbers are those of answers that the grader owes."""
+    timeout, right = Verdict(False, "timeout"), Verdict(True)
+    sent: list[str] = []
+
+    class Held(Grader):
+        def __init__(self, owed: str) -> None:
+            self._held, self._workers = {}, 2
+            self._owed = {key: ("", Future()) for key in owed}
+
+        def _send(self, line: str) -> None:
+            sent.append(json.loads(line)["id"])
+
+    one = Held("abcd")
+    assert one._believed("a", timeout) == []  # perhaps the pool is stuck
+    assert one._believed("b", right) == [("a", timeout), ("b", right)]  # it was not
+    three = Held("abcde")
+    assert [three._believed(key, timeout) for key in "abc"] == [
+        [],
+        [],
+        [("a", timeout)],
+    ]  # two processes, a third timeout
+    last = Held("a")
+    assert last._believed("a", timeout) == [] and sent == ["probe"]
+    assert last._believed("probe", right) == [("a", timeout), ("probe", right)]
 
 
 def test_a_host_that_cannot_start_is_an_error_not_a_wrong_answer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,6 +88,14 @@ def test_what_is_missing_is_one_line(small_overrides: list[str], tmp_path: Path,
         "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4",
         "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=8",
     ]
+    interrupted = start(0, tmp_path, *overrides)
+    assert interrupted.stdout is not None
+    while "waiting for 1 more" not in (line := interrupted.stdout.readline()):
+        assert line, "the head ended before it was up"
+    interrupted.terminate()  # as Slurm does
+    interrupted.communicate(timeout=60)
+    assert interrupted.returncode == 130 and not ours()
+
     head = start(0, tmp_path, *fitting, "trainer.n_gpus_per_node=2")
     small = start(1, tmp_path, *fitting, "trainer.n_gpus_per_node=1")
     output, _ = head.communicate(timeout=120)

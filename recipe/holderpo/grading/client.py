@@ -46,6 +46,8 @@ class Grader:
         self._lock = Lock()
         self._ids = count()
         self._owed: dict[str, tuple[str, Future[Verdict]]] = {}
+        self._held: dict[str, Verdict] = {}
+        self._workers = workers
         self._barren_starts = 0
         self._closed = False
         self._patience = timeout + STUCK_SECONDS
@@ -106,9 +108,14 @@ class Grader:
             with self._lock:
                 self._barren_starts = 0
                 self._moved = time.monotonic()
-                _, future = self._owed.pop(answer["id"], (None, None))
-            if future is not None and future.set_running_or_notify_cancel():
-                future.set_result(Verdict(answer["equal"] is True, answer["fault"]))
+                given = [
+                    (self._owed.pop(key)[1], verdict)
+                    for key, verdict in self._believed(answer["id"], Verdict(answer["equal"] is True, answer["fault"]))
+                    if key in self._owed
+                ]
+            for future, verdict in given:
+                if future.set_running_or_notify_cancel():
+                    future.set_result(verdict)
         host.wait()
         with self._lock:
             if self._closed:
@@ -116,6 +123,7 @@ class Grader:
             self._barren_starts += 1
             if self._barren_starts <= MAX_BARREN_STARTS:
                 self._moved = time.monotonic()
+                self._held = {}
                 self._start()
                 for line, _ in self._owed.values():
                     self._send(line)
@@ -129,12 +137,30 @@ class Grader:
         for _, future in owed:
             future.set_exception(error)
 
+    def _believed(self, key: str, verdict: Verdict) -> list[tuple[str, Verdict]]:
+        """The verdicts that may be given now that this one is there.
+
+        In a pool that is stuck, each running answer ends in a timeout that is not its own. So a timeout is held back until
+        the pool has shown that it goes on: by another verdict, or by more timeouts than it has processes. Where nothing else
+        is owed, a probe is sent for that. Held answers stay owed: another host is asked for them too."""
+        if verdict.fault != "timeout":
+            believed = [*self._held.items(), (key, verdict)]
+            self._held = {}
+            return believed
+        self._held[key] = verdict
+        if len(self._held) > self._workers:
+            oldest = next(iter(self._held))
+            return [(oldest, self._held.pop(oldest))]
+        if self._held.keys() >= self._owed.keys():
+            self._send(json.dumps({"id": "probe", "answer": "1", "truth": "1"}) + "\n")
+        return []
+
     def _watch(self) -> None:
         while not self._closed:
             time.sleep(1.0)
-            with self._lock:
-                if self._owed and time.monotonic() - self._moved > self._patience:
-                    self._host.kill()  # `_receive` starts another
+            # Without the lock, which a write to a host that does not read may hold.
+            if self._owed and time.monotonic() - self._moved > self._patience:
+                self._host.kill()  # `_receive` starts another
 
 
 def _empty_environment() -> dict[str, str]:
