@@ -61,7 +61,7 @@ def check_plugin() -> Finding:
     """The entry point by which verl learns of the loss."""
     points = importlib.metadata.entry_points(group="verl.plugins")
     names = [point.name for point in points if point.value.startswith("recipe.holderpo")]
-    return Finding("verl plugin", ", ".join(names) or "not registered", None if names else "pip install --no-deps -e .")
+    return Finding("verl plugin", ", ".join(names) or "not registered", None if names else "pip install -e .")
 
 
 def check_gpus(config: DictConfig) -> Finding:

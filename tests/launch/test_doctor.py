@@ -82,4 +82,4 @@ def test_wandb_needs_a_key_or_offline_mode(monkeypatch: pytest.MonkeyPatch, tmp_
 def test_an_unregistered_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
     assert doctor.check_plugin().mend is None
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: ())
-    assert doctor.check_plugin().mend == "pip install --no-deps -e ."
+    assert doctor.check_plugin().mend == "pip install -e ."
