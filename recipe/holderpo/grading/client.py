@@ -50,6 +50,7 @@ class Grader:
         self._workers = workers
         self._barren_starts = 0
         self._closed = False
+        self._why_closed = "the grader is closed"
         self._patience = timeout + STUCK_SECONDS
         self._moved = time.monotonic()
         self._errors = tempfile.TemporaryFile(mode="w+", errors="replace")  # noqa: SIM115 - as long as the host
@@ -57,11 +58,11 @@ class Grader:
         Thread(target=self._watch, daemon=True, name="grader-watch").start()
 
     def submit(self, answer: str, truth: str) -> "Future[Verdict]":
-        """The verdict on one answer, to come. Raises RuntimeError once the grader is closed."""
+        """The verdict on one answer, to come. Raises RuntimeError once the grader is closed or its host cannot start."""
         future: Future[Verdict] = Future()
         with self._lock:
             if self._closed:
-                raise RuntimeError("the grader is closed")
+                raise RuntimeError(self._why_closed)
             key = str(next(self._ids))
             line = json.dumps({"id": key, "answer": answer, "truth": truth}) + "\n"
             if not self._owed:
@@ -128,12 +129,13 @@ class Grader:
                 for line, _ in self._owed.values():
                     self._send(line)
                 return
+            self._errors.seek(0)
+            said = self._errors.read().strip().splitlines() or ["no word"]
+            status = f"exit status {host.returncode}"
+            self._why_closed = f"the grading host ends ({status}) without grading anything: {said[-1]}"
             self._closed = True
             owed, self._owed = list(self._owed.values()), {}
-        self._errors.seek(0)
-        said = self._errors.read().strip().splitlines() or ["no word"]
-        status = f"exit status {host.returncode}"
-        error = RuntimeError(f"the grading host ends ({status}) without grading anything: {said[-1]}")
+        error = RuntimeError(self._why_closed)
         for _, future in owed:
             future.set_exception(error)
 
