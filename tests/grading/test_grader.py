@@ -96,7 +96,7 @@ def test_a_host_whose_pool_is_stuck_is_replaced(monkeypatch: pytest.MonkeyPatch)
         worker.suspend()  # neither dead nor answering, as one that waits for a lock
         host.suspend()
         assert made.submit(*RIGHT[1]).result(timeout=60) == Verdict(True)
-        assert not host.is_running()
+        assert not host.is_running() and not worker.is_running()
     finally:
         made.close()
 

@@ -1,8 +1,10 @@
 """The trainer's side of grading: sends answers to the grading host, restarts it should it die, and loses none of them."""
 
 import atexit
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -78,7 +80,7 @@ class Grader:
             owed, self._owed = list(self._owed.values()), {}
         for _, future in owed:
             future.cancel()
-        self._host.kill()
+        _kill_family(self._host)
         self._host.wait()
 
     def _start(self) -> None:
@@ -117,6 +119,7 @@ class Grader:
             for future, verdict in given:
                 if future.set_running_or_notify_cancel():
                     future.set_result(verdict)
+        _kill_family(host)  # what it left, before its number can be given to another
         host.wait()
         with self._lock:
             if self._closed:
@@ -162,7 +165,14 @@ class Grader:
             time.sleep(1.0)
             # Without the lock, which a write to a host that does not read may hold.
             if self._owed and time.monotonic() - self._moved > self._patience:
-                self._host.kill()  # `_receive` starts another
+                _kill_family(self._host)  # `_receive` starts another
+
+
+def _kill_family(host: "subprocess.Popen[str]") -> None:
+    """Kill a host and all that it started: it leads a process group of its own. No-op once it has been waited for."""
+    if host.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(host.pid, signal.SIGKILL)
 
 
 def _empty_environment() -> dict[str, str]:
