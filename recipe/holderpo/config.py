@@ -120,10 +120,15 @@ def check_config(config: DictConfig) -> None:
     if config.embedded_model is None and model_path.startswith(("/", ".")) and not os.path.isdir(model_path):
         raise ConfigError(f"actor_rollout_ref.model.path is {model_path!r}; allowed is an existing folder or a hub id")
     for key in ("data.train_files", "data.val_files") if config.embedded_data is None else ():
-        files = OmegaConf.select(config, key)
-        for file in [files] if isinstance(files, str) else files or [None]:
+        for file in data_files(config, key):
             if file is None or not os.path.exists(os.path.expanduser(file)):
                 raise ConfigError(f"{key} is {file!r}; allowed are existing files")
+
+
+def data_files(config: DictConfig, key: str) -> list[str | None]:
+    """The files of `data.train_files` or `data.val_files`, which may be one name or a list; [None] where it is null."""
+    files = OmegaConf.select(config, key)
+    return [files] if files is None or isinstance(files, str) else list(files) or [None]
 
 
 def _check_batches(config: DictConfig) -> None:
@@ -135,11 +140,8 @@ def _check_batches(config: DictConfig) -> None:
             f"actor_rollout_ref.rollout.max_model_len is {rollout.max_model_len}; allowed is null, or at least "
             f"data.max_prompt_length + data.max_response_length = {length}: verl would cut the responses without a word"
         )
-    ranks = (
-        config.trainer.nnodes
-        * config.trainer.n_gpus_per_node
-        // (OmegaConf.select(actor, "ulysses_sequence_parallel_size") or 1)
-    )
+    sequence_parallel = OmegaConf.select(actor, "ulysses_sequence_parallel_size") or 1
+    ranks = config.trainer.nnodes * config.trainer.n_gpus_per_node // sequence_parallel
     sizes = (
         ("actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu", actor.ppo_mini_batch_size, actor.use_dynamic_bsz),
         (
@@ -165,14 +167,11 @@ def _check_batches(config: DictConfig) -> None:
 def _check_separate(config: DictConfig) -> None:
     """What verl's separate_async trainer asserts when it is made."""
     rollout = config.actor_rollout_ref.rollout
-    mini_batch, syncs = (
-        config.actor_rollout_ref.actor.ppo_mini_batch_size,
-        config.trainer.v1.separate_async.parameter_sync_step,
-    )
-    if config.data.train_batch_size != mini_batch * syncs:
+    expected = config.actor_rollout_ref.actor.ppo_mini_batch_size * config.trainer.v1.separate_async.parameter_sync_step
+    if config.data.train_batch_size != expected:
         raise ConfigError(
             f"data.train_batch_size is {config.data.train_batch_size}; allowed with trainer_mode=separate_async is "
-            f"ppo_mini_batch_size x trainer.v1.separate_async.parameter_sync_step = {mini_batch * syncs}"
+            f"ppo_mini_batch_size x trainer.v1.separate_async.parameter_sync_step = {expected}"
         )
     _number(config, "actor_rollout_ref.rollout.nnodes", 1, 10**5, whole=True)
     _number(config, "actor_rollout_ref.rollout.n_gpus_per_node", 1, 64, whole=True)

@@ -6,16 +6,18 @@ One line a check, and for each that fails the mend. Exit status 1 if one fails. 
 import importlib.metadata
 import os
 import shutil
-import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import DictConfig
 from packaging.requirements import Requirement
 
-from recipe.holderpo.config import ConfigError
+from recipe.holderpo.config import ConfigError, data_files
+from recipe.holderpo.launch.__main__ import composed
+from recipe.holderpo.launch.cluster import port_error
+from recipe.holderpo.launch.settings import read_node
 
 MIN_DISK_GB, MIN_SHM_GB = 20, 1
 
@@ -89,12 +91,9 @@ def check_collectives(config: DictConfig) -> Finding:
 
 
 def check_port(port: int) -> Finding:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("", port))
-        except OSError as error:
-            return Finding("Ray's port", f"{port}: {error.strerror}", "RAY_PORT=another, or end what uses it")
+    error = port_error("", port)
+    if error is not None:
+        return Finding("Ray's port", f"{port}: {error}", "RAY_PORT=another, or end what uses it")
     return Finding("Ray's port", f"{port} is free")
 
 
@@ -112,19 +111,18 @@ def check_files(config: DictConfig) -> list[Finding]:
     """Model and data, where they are local."""
     findings = []
     if config.embedded_model is None:
-        model = str(config.actor_rollout_ref.model.path)
-        local = model.startswith(("/", ".", "~"))
+        model = str(config.actor_rollout_ref.model.path)  # "None" where it is null
+        local = model == "None" or model.startswith(("/", ".", "~"))
         whole = not local or (Path(model).expanduser() / "config.json").exists()
         mend = "a Hugging Face folder has a config.json; or give a hub id"
         findings.append(
             Finding("model", model if local else f"{model} (hub id: not looked up)", None if whole else mend)
         )
-    for key in ("train_files", "val_files") if config.embedded_data is None else ():
-        files = config.data[key]
-        for file in [files] if isinstance(files, str) else files:
-            there = Path(file).expanduser().exists()
-            mend = f"data.{key}=...; python -m recipe.holderpo.data makes it"
-            findings.append(Finding(key, file if there else f"{file} is missing", None if there else mend))
+    for name in ("train_files", "val_files") if config.embedded_data is None else ():
+        for file in data_files(config, f"data.{name}"):
+            there = file is not None and Path(file).expanduser().exists()
+            mend = f"data.{name}=...; python -m recipe.holderpo.data makes it"
+            findings.append(Finding(name, f"{file}" if there else f"{file} is missing", None if there else mend))
     return findings
 
 
@@ -144,36 +142,28 @@ def _netrc() -> str:
         return ""
 
 
-def examine(config: DictConfig) -> list[Finding]:
-    cpu = config.trainer.device == "cpu"
-    checks: list[Callable[[], Finding | list[Finding]]] = [
-        check_python,
-        lambda: check_versions("cpu" if cpu else "gpu"),
-        check_plugin,
-        lambda: check_gpus(config),
-        lambda: check_collectives(config),
-        lambda: check_port(int(os.environ.get("RAY_PORT") or 6379)),
-        lambda: check_space("disk", Path(config.run_dir), MIN_DISK_GB, "run_dir=... on another disk"),
-        lambda: check_space("shared memory", Path("/dev/shm"), MIN_SHM_GB, "docker run --shm-size=10g, or --ipc=host"),
-        lambda: check_files(config),
-        lambda: check_wandb(config, dict(os.environ)),
+def examine(config: DictConfig, port: int) -> list[Finding]:
+    return [
+        check_python(),
+        *check_versions("cpu" if config.trainer.device == "cpu" else "gpu"),
+        check_plugin(),
+        check_gpus(config),
+        check_collectives(config),
+        check_port(port),
+        check_space("disk", Path(config.run_dir), MIN_DISK_GB, "run_dir=... on another disk"),
+        check_space("shared memory", Path("/dev/shm"), MIN_SHM_GB, "docker run --shm-size=10g, or --ipc=host"),
+        *check_files(config),
+        check_wandb(config, dict(os.environ)),
     ]
-    findings: list[Finding] = []
-    for check in checks:
-        result = check()
-        findings += result if isinstance(result, list) else [result]
-    return findings
 
 
 def main(arguments: Sequence[str]) -> int:
-    from recipe.holderpo.launch.__main__ import composed
-
     try:
-        config = composed(arguments)
+        config, node = composed(arguments), read_node(os.environ)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    findings = examine(config)
+    findings = examine(config, node.port)
     width = max(len(finding.name) for finding in findings)
     for finding in findings:
         print(f"{'ok  ' if finding.mend is None else 'FAIL'}  {finding.name.ljust(width)}  {finding.found}")

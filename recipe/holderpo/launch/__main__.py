@@ -82,14 +82,10 @@ def join(node: Node, overrides: Sequence[str]) -> int:
     config = checked(overrides)
     environment = dict(os.environ)
     deadline = time.monotonic() + node.wait_s
-    while True:  # on a shared disk the head makes the token
-        try:
-            cluster.ensure_token(environment, make=False)
-            break
-        except ConfigError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(cluster.POLL_SECONDS)
+    # On a shared disk the head makes the token file. One that is there, but not as it must be, is an error at once.
+    while not cluster.has_token(environment) and time.monotonic() < deadline:
+        time.sleep(cluster.POLL_SECONDS)
+    cluster.ensure_token(environment, make=False)
     cluster.wait_for_head(node)
     with cluster.ray_node(node, resources(config), environment) as ray_start:
         print(f"joining {node.head}:{node.port} ...", flush=True)

@@ -25,6 +25,11 @@ def token_file(environment: dict[str, str]) -> Path:
     return Path(environment.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token").expanduser()
 
 
+def has_token(environment: dict[str, str]) -> bool:
+    """Whether there is a token: RAY_AUTH_TOKEN itself, or its file."""
+    return bool(environment.get("RAY_AUTH_TOKEN")) or token_file(environment).exists()
+
+
 def ensure_token(environment: dict[str, str], make: bool) -> None:
     """Turn token authentication on for everything started from here, with a token file that only its owner reads.
 
@@ -50,14 +55,22 @@ def ensure_token(environment: dict[str, str], make: bool) -> None:
     environment["RAY_AUTH_TOKEN_PATH"] = str(path)
 
 
-def check_port(address: str, port: int) -> None:
-    """Raises ConfigError if something listens on the head's port already."""
+def port_error(address: str, port: int) -> str | None:
+    """Why nothing can listen on a port ("": of any address); None if something can."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((address, port))
         except OSError as error:
-            raise ConfigError(f"RAY_PORT is {port}; it cannot be used on {address}: {error.strerror}") from None
+            return error.strerror
+    return None
+
+
+def check_port(address: str, port: int) -> None:
+    """Raises ConfigError if something listens on the head's port already."""
+    error = port_error(address, port)
+    if error is not None:
+        raise ConfigError(f"RAY_PORT is {port}; it cannot be used on {address}: {error}")
 
 
 @contextmanager
