@@ -1,0 +1,1 @@
+"""ALFWorld: multi-turn agents in the real text environment, trained in verl's agent loop."""
