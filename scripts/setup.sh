@@ -3,6 +3,7 @@
 # editable install. Does nothing (in well under a second) when that is already done; run_local.sh and test.sh start with it.
 #
 #   bash scripts/setup.sh                        # Python: the first of python3.11, 3.12, 3.10 that works
+#   bash scripts/setup.sh alfworld               # with requirements/alfworld.txt, for task=alfworld
 #   PYTHON=/path/to/python bash scripts/setup.sh
 #
 # A set-up that was interrupted is made again from nothing. Of several at once, one works and the others wait.
@@ -22,6 +23,7 @@ die() { printf 'set-up: error: %s\n' "$*" >&2; exit 1; }
 # The path counts too: a virtual environment does not survive being moved.
 inputs_hash() { { printf '%s\n' "$ROOT"; cat requirements/torch.txt requirements/cpu.lock setup.py; } | sha256sum | cut -c1-64; }
 STAMP=$VENV/.holderpo-lock-$(inputs_hash)
+ALFWORLD_STAMP=$VENV/.holderpo-alfworld-$(sha256sum requirements/alfworld.txt | cut -c1-64)
 is_done() { [[ -e $STAMP && ! -e $INCOMPLETE && -x $VENV/bin/python ]]; }
 
 python_fits() {
@@ -105,10 +107,25 @@ set_up() {
     say "done in $((SECONDS - began)) s"
 }
 
-is_done && exit 0
+set_up_alfworld() {
+    command -v g++ >/dev/null && command -v make >/dev/null || die "ALFWorld's planner is built from source: install g++ and make"
+    say "ALFWorld's text environment (two packages are built, about a minute)"
+    uv_install --compile-bytecode -r requirements/alfworld.txt
+    rm -f "$VENV"/.holderpo-alfworld-*
+    touch "$ALFWORLD_STAMP"
+}
+
+case ${1:-} in
+    "") is_all_done() { is_done; } ;;
+    alfworld) is_all_done() { is_done && [[ -e $ALFWORLD_STAMP ]]; } ;;
+    *) die "$1 is not an optional part; allowed is alfworld" ;;
+esac
+
+is_all_done && exit 0
 if command -v flock >/dev/null; then
     exec 9<"$ROOT"
     flock --nonblock 9 || { say "another set-up is running here; waiting for it"; flock 9; }
-    is_done && exit 0
+    is_all_done && exit 0
 fi
-set_up
+is_done || set_up
+[[ ${1:-} != alfworld ]] || set_up_alfworld

@@ -4,7 +4,7 @@
 #   bash scripts/test.sh tests/core -k gradcheck
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-bash scripts/setup.sh
+bash scripts/setup.sh alfworld
 if (($#)); then
     exec .venv/bin/python -m pytest "$@"
 fi

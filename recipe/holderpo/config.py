@@ -1,11 +1,13 @@
 """The keys that HölderPO adds to verl's config, typed and bounded, and the checks that run before Ray starts."""
 
+import importlib.util
 import os
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from holderpo_core import CLIP_LEVELS, Schedule
+from recipe.holderpo.local.prepare import DATA, MODELS
 
 
 class ConfigError(ValueError):
@@ -81,7 +83,7 @@ def check_config(config: DictConfig) -> None:
             f"{actor}.ppo_mini_batch_size is {mini_batch}; "
             f"allowed are the divisors of data.train_batch_size={batch} (both count prompts)"
         )
-    if config.algorithm.adv_estimator == "grpo" and config.actor_rollout_ref.rollout.n < 2:
+    if config.algorithm.adv_estimator in ("grpo", "step_grpo") and config.actor_rollout_ref.rollout.n < 2:
         raise ConfigError(f"{rollout}.n is 1; allowed is at least 2: a group's rewards are compared with each other")
     _check_batches(config)
     if config.actor_rollout_ref.actor.policy_loss.loss_mode == "holder":
@@ -112,8 +114,10 @@ def check_config(config: DictConfig) -> None:
             f"trainer.device is {config.trainer.device!r} while VERL_PLATFORM in the environment is "
             f"{os.environ.get('VERL_PLATFORM')!r}; allowed is cpu with 'cpu' (hardware=cpu sets both), or neither"
         )
-    _choice(config, "embedded_model", None, "tiny", "smollm2")
-    _choice(config, "embedded_data", None, "arithmetic", "addition")
+    _choice(config, "embedded_model", None, *MODELS)
+    _choice(config, "embedded_data", None, *DATA)
+    if OmegaConf.select(config, "alfworld") is not None:
+        _check_alfworld(config)
     if config.actor_rollout_ref.model.path is None:
         raise ConfigError("actor_rollout_ref.model.path is null; allowed is an existing folder or a hub id")
     model_path = os.path.expanduser(str(config.actor_rollout_ref.model.path))
@@ -129,6 +133,29 @@ def data_files(config: DictConfig, key: str) -> list[str | None]:
     """The files of `data.train_files` or `data.val_files`, which may be one name or a list; [None] where it is null."""
     files = OmegaConf.select(config, key)
     return [files] if files is None or isinstance(files, str) else list(files) or [None]
+
+
+def _check_alfworld(config: DictConfig) -> None:
+    """Keys of conf/task/alfworld.yaml."""
+    if importlib.util.find_spec("alfworld") is None or importlib.util.find_spec("textworld") is None:
+        raise ConfigError("alfworld is not installed; `bash scripts/setup.sh alfworld`, or requirements/alfworld.txt")
+    _choice(config, "alfworld.size", "tiny", "small", "full")
+    _choice(config, "alfworld.samples", "step", "episode")
+    _choice(config, "alfworld.prompt", "full", "compact")
+    _number(config, "alfworld.max_steps", 1, 1000, whole=True)
+    _number(config, "alfworld.history", 0, 1000, whole=True)
+    _number(config, "alfworld.answer_tokens", 1, config.data.max_response_length, whole=True)
+    _number(config, "alfworld.success_reward", 1e-6, 1e6)
+    _number(config, "alfworld.invalid_penalty", 0, 1e6)
+    _number(config, "alfworld.workers", 1, 1024, whole=True)
+    _number(config, "alfworld.episodes_per_worker", 1, 1024, whole=True)
+    _number(config, "alfworld.step_timeout", 0.1, 3600)
+    by_step, estimator = config.alfworld.samples == "step", config.algorithm.adv_estimator
+    if by_step != (estimator == "step_grpo"):
+        allowed = "step_grpo, which takes the penalty of each step" if by_step else "any but step_grpo"
+        raise ConfigError(
+            f"algorithm.adv_estimator is {estimator!r}; allowed with alfworld.samples={config.alfworld.samples} is {allowed}"
+        )
 
 
 def _check_batches(config: DictConfig) -> None:

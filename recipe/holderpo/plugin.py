@@ -17,6 +17,12 @@ def _register_policy_loss(core_algos: ModuleType) -> None:
     core_algos.register_policy_loss("holder")(compute_policy_loss_holder)
 
 
+def _register_advantage(core_algos: ModuleType) -> None:
+    from recipe.holderpo.alfworld.advantage import step_grpo
+
+    core_algos.register_adv_est("step_grpo")(step_grpo)
+
+
 def _register_agent_loop(_: ModuleType) -> None:
     import recipe.holderpo.agent_loop  # noqa: F401  (registers itself by decorator)
 
@@ -26,6 +32,7 @@ def install() -> None:
     import wrapt
 
     wrapt.when_imported("verl.trainer.ppo.core_algos")(_register_policy_loss)
+    wrapt.when_imported("verl.trainer.ppo.core_algos")(_register_advantage)
     wrapt.when_imported("verl.experimental.agent_loop")(_register_agent_loop)
     if os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu":
         from recipe.holderpo import cpu_platform

@@ -111,10 +111,12 @@ def reward_metrics(batch: KVBatchMeta) -> dict[str, float]:
         keys=batch.keys, partition_id=batch.partition_id, select_fields=["rm_scores", "extra_fields"]
     )
     extra_fields = data.pop("extra_fields").tolist()
+    last = {key.rsplit("_", 1)[0]: key for key in sorted(batch.keys, key=lambda key: int(key.rsplit("_", 1)[1]))}
     groups: dict[str, list[float]] = {}
     extras: dict[str, list[float]] = {}
     for key, tag, scores, fields in zip(batch.keys, batch.tags, data["rm_scores"], extra_fields, strict=True):
-        if tag.get("is_padding", False):
+        # An agent that returns several samples for an episode has the episode's reward and numbers in the last.
+        if tag.get("is_padding", False) or key != last[key.rsplit("_", 1)[0]]:
             continue
         groups.setdefault(key.split("_")[0], []).append(float(scores.sum()))
         for name, value in fields.get("reward_extra_info", {}).items():

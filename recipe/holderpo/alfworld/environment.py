@@ -1,14 +1,15 @@
 """One ALFWorld game at a time, in this process: the plain environment of ALFWorld, and a fast one with the same observations.
 
 The plain one parses the grammar anew for every game and for every admissible command of every step, and translates the
-planning problem at every reset. Here a game is prepared once (`prepare`) and shared by all its episodes, and a ground action's
-command, which depends on constant facts alone, is derived once a game. `benchmarks/alfworld.py` compares the two.
+planning problem at every reset. Here a game is prepared once (`prepare`) and shared by all its episodes, and a ground
+action's command, which depends on constant facts alone, is derived once a game. `benchmarks/alfworld.py` compares the two.
 """
 
 import copy
 import functools
 import json
 import re
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,8 +82,11 @@ def prepare(game_file: Path) -> PreparedGame:
     match = TASK_LINE.search(data["grammar"])
     if match is None:
         raise ValueError(f"{game_file}: its grammar has no 'Your task is to: ...'")
-    loader = _loader()
-    loader.load(data | {"grammar": data["grammar"].replace(match.group(1), TASK_MARK, 1)})
+    loader, arguments = _loader(), sys.argv
+    try:
+        loader.load(data | {"grammar": data["grammar"].replace(match.group(1), TASK_MARK, 1)})
+    finally:
+        sys.argv = arguments  # the translation leaves its own there
     return PreparedGame(match.group(1), loader.unwrapped._pddl_state, loader.unwrapped._entity_infos)
 
 
@@ -91,9 +95,6 @@ class FastEnvironment:
 
     def __init__(self) -> None:
         self._library = fast_downward.load_lib()
-
-    def close(self) -> None:
-        fast_downward.close_lib(self._library)
 
     def reset(self, game_file: Path) -> Observation:
         """Begin an episode of the game."""

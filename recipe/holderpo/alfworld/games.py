@@ -5,11 +5,12 @@ tools read them too. Each is proved solvable: its walkthrough is played in the p
 
 valid_seen has the training split's rooms and combinations of object and destination, with objects in other places;
 valid_unseen has rooms and combinations that no training game has. With ALFWORLD_DATA set to the official games, training and
-evaluation use those instead (`game_files`); nothing is generated.
+evaluation use those instead (`dataset.official_folder`); nothing is generated.
 """
 
 import argparse
 import hashlib
+import importlib.resources
 import json
 import os
 import random
@@ -40,11 +41,6 @@ def task_type_of(game_file: Path | str) -> str:
         if part.split("-")[0] in TASKS:
             return part.split("-")[0]
     raise ValueError(f"{game_file}: no part of the path begins with a task type, one of {', '.join(TASKS)}")
-
-
-def data_folder(generated: Path) -> Path:
-    """Where the games are: ALFWORLD_DATA if it is set, else `generated`."""
-    return Path(os.environ.get("ALFWORLD_DATA") or generated).expanduser()
 
 
 def game_files(folder: Path, split: str) -> list[Path]:
@@ -99,20 +95,23 @@ def draw_split(split: str, size: str, count: int, seed: int, taken: set[str]) ->
         yield folder, game, rooms.task_text(game, draw)
 
 
+def wheel_file(name: str) -> str:
+    """A file of the alfworld wheel's data."""
+    return (importlib.resources.files("alfworld") / "data" / name).read_text()
+
+
 def write_game(folder: Path, game: Any, text: str) -> int:
     """Write one game and prove it solvable in the plain environment; the number of its walkthrough's steps.
 
     Raises:
         RuntimeError: the walkthrough does not win (a mistake in `rooms`).
     """
-    import alfworld.info
-
     from recipe.holderpo.alfworld import rooms
     from recipe.holderpo.alfworld.environment import plain_environment
 
-    grammar = Path(alfworld.info.ALFRED_TWL2_PATH).read_text().replace("UNKNOWN GOAL", text)
+    grammar = wheel_file("alfred.twl2").replace("UNKNOWN GOAL", text)
     data = {
-        "pddl_domain": Path(alfworld.info.ALFRED_PDDL_PATH).read_text(),
+        "pddl_domain": wheel_file("alfred.pddl"),
         "grammar": grammar,
         "pddl_problem": rooms.problem(game),
         "solvable": True,
@@ -175,7 +174,9 @@ def generate(out: Path, size: str, counts: dict[str, int], seed: int, processes:
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for the games")
-    parser.add_argument("--size", choices=("tiny", "small", "full"), default="tiny", help="3-6, 7-11 or 14-20 receptacles")
+    parser.add_argument(
+        "--size", choices=("tiny", "small", "full"), default="tiny", help="3-6, 7-11 or 14-20 receptacles"
+    )
     parser.add_argument("--seed", type=int, default=1)
     for split, count in DEFAULT_COUNTS.items():
         parser.add_argument(f"--{split.replace('_', '-')}", type=int, default=count, help=f"games in {split}")

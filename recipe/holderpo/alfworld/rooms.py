@@ -29,24 +29,25 @@ class RoomKind:
     objects: tuple[str, ...]
 
 
+# fmt: off
 ROOM_KINDS = {
     "Kitchen": RoomKind(
         ("SinkBasin", "Fridge", "Microwave", "CounterTop"),
         ("Cabinet", "Drawer", "DiningTable", "CoffeeMachine", "StoveBurner", "GarbageCan", "Shelf", "SideTable"),
-        ("Apple", "Tomato", "Potato", "Egg", "Lettuce", "Bread", "Mug", "Cup", "Bowl", "Plate", "Pan", "Pot", "Kettle")
-        + ("Knife", "ButterKnife", "Fork", "Spoon", "Spatula", "Ladle", "SaltShaker", "PepperShaker", "DishSponge"),
+        ("Apple", "Tomato", "Potato", "Egg", "Lettuce", "Bread", "Mug", "Cup", "Bowl", "Plate", "Pan", "Pot", "Kettle",
+         "Knife", "ButterKnife", "Fork", "Spoon", "Spatula", "Ladle", "SaltShaker", "PepperShaker", "DishSponge"),
     ),
     "LivingRoom": RoomKind(
         ("CoffeeTable", "Sofa"),
         ("ArmChair", "SideTable", "Dresser", "Drawer", "Cabinet", "Shelf", "GarbageCan", "Safe"),
-        ("Book", "RemoteControl", "CreditCard", "KeyChain", "Newspaper", "Laptop", "Pillow", "Watch", "Vase", "Statue")
-        + ("CellPhone", "TissueBox"),
+        ("Book", "RemoteControl", "CreditCard", "KeyChain", "Newspaper", "Laptop", "Pillow", "Watch", "Vase", "Statue",
+         "CellPhone", "TissueBox"),
     ),
     "Bedroom": RoomKind(
         ("Bed", "Desk"),
         ("SideTable", "Dresser", "Drawer", "Shelf", "Safe", "GarbageCan", "ArmChair", "Cabinet"),
-        ("Book", "AlarmClock", "Pencil", "Pen", "CD", "CellPhone", "Laptop", "CreditCard", "KeyChain", "Mug", "Bowl")
-        + ("Pillow",),
+        ("Book", "AlarmClock", "Pencil", "Pen", "CD", "CellPhone", "Laptop", "CreditCard", "KeyChain", "Mug", "Bowl",
+         "Pillow"),
     ),
     "Bathroom": RoomKind(
         ("SinkBasin", "Toilet"),
@@ -54,6 +55,7 @@ ROOM_KINDS = {
         ("SoapBar", "SoapBottle", "Cloth", "SprayBottle", "ToiletPaper", "Candle", "HandTowel", "TissueBox"),
     ),
 }
+# fmt: on
 
 # task type -> the action (a key of VAL_ACTION_OBJECTS) and the receptacle that it needs
 TOOLS = {
@@ -82,7 +84,7 @@ def combinations(task_type: str) -> list[Combination]:
     for kind, room in ROOM_KINDS.items():
         for name in room.objects:
             if task_type == "look_at_obj_in_light":
-                places = (LAMPS[kind],) if kind in LAMPS else ()
+                places = tuple(lamp for place, lamp in LAMPS.items() if place == kind)
             elif task_type in TOOLS:
                 action, tool = TOOLS[task_type]
                 usable = tool in room.always and name in ACTIONS[action]

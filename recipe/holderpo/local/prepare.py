@@ -8,8 +8,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-MODELS = ("tiny", "smollm2")
-DATA = {"arithmetic": "tiny", "addition": "smollm2"}  # name -> the model it is meant for
+MODELS = ("tiny", "smollm2", "alfworld_warm")
+DATA = {  # name -> the model it is meant for
+    "arithmetic": "tiny",
+    "addition": "smollm2",
+    "alfworld_tiny": "alfworld_warm",
+    "alfworld_small": None,
+    "alfworld_full": None,
+}
 
 
 def ensure(model: str | None, data: str | None, cache_dir: Path) -> list[Path]:
@@ -42,6 +48,14 @@ def ensure(model: str | None, data: str | None, cache_dir: Path) -> list[Path]:
         from recipe.holderpo.local.smollm2 import ensure_addition_data
 
         paths += ensure_addition_data(cache_dir)
+    if data is not None and data.startswith("alfworld_"):
+        from recipe.holderpo.alfworld.dataset import ensure_alfworld_data
+
+        paths += ensure_alfworld_data(cache_dir, data.removeprefix("alfworld_"))
+    if model == "alfworld_warm":
+        from recipe.holderpo.alfworld.warm_start import ensure_warm_start
+
+        paths.insert(0, ensure_warm_start(cache_dir))
     return paths
 
 

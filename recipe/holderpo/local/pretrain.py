@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -92,7 +93,20 @@ def pretrain(config: PretrainConfig) -> tuple[Qwen2ForCausalLM, Qwen2Tokenizer, 
     return model.eval(), tokenizer, losses
 
 
-def learning_rate(config: PretrainConfig, step: int) -> float:
+class RateSettings(Protocol):
+    """What `learning_rate` depends on."""
+
+    @property
+    def lr(self) -> float: ...
+    @property
+    def lr_end(self) -> float: ...
+    @property
+    def warmup_steps(self) -> int: ...
+    @property
+    def steps(self) -> int: ...
+
+
+def learning_rate(config: RateSettings, step: int) -> float:
     """Linear warm-up to ``lr``, cosine to ``lr_end`` in the last step."""
     if step < config.warmup_steps:
         return config.lr * (step + 1) / config.warmup_steps
