@@ -71,6 +71,7 @@ def check_config(config: DictConfig) -> None:
     _number(config, f"{rollout}.temperature", 0.01, 10)
     _number(config, f"{rollout}.n", 1, 4096, whole=True)
     _number(config, "trainer.total_training_steps", 1, 10**9, whole=True)
+    _number(config, "restarts", 0, 1000, whole=True)
     _number(config, "trainer.save_freq", -1, 10**9, whole=True)
     _number(config, "trainer.test_freq", -1, 10**9, whole=True)
     _number(config, "trainer.nnodes", 1, 10**5, whole=True)

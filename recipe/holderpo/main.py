@@ -110,8 +110,10 @@ def run(config: DictConfig) -> None:
     OmegaConf.save(config, run_dir / "config.yaml")
     print(f"run {config.run}: {run_dir}", flush=True)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    from recipe.holderpo.restart import with_restarts
+
     try:
-        train(config)
+        with_restarts(train, config)
     except KeyboardInterrupt:
         print("\nstopping ...", flush=True)
         _stop_ray()

@@ -52,6 +52,7 @@ class Played:
     """What happened in an episode so far."""
 
     def __init__(self) -> None:
+        self.task = ""
         self.turns: list[Turn] = []
         self.answers: list[tuple[str, Answer]] = []  # text, what was read in it
         self.won = False
@@ -87,6 +88,7 @@ class AlfworldAgentLoop(AgentLoopBase):
         played, play = Played(), self._play_steps if self.settings.samples == "step" else self._play_conversation
         try:
             episode = await pool.start(info["game_file"])
+            played.task = task_of(episode.observation.text)
             try:
                 outputs = await play(episode, played)
             finally:
@@ -101,10 +103,10 @@ class AlfworldAgentLoop(AgentLoopBase):
 
     async def _play_steps(self, episode: Episode, played: Played) -> list[AgentLoopOutput]:
         """Every step with a prompt of its own."""
-        task, outputs = task_of(episode.observation.text), []
+        outputs: list[AgentLoopOutput] = []
         while not played.won and len(played.turns) < self.settings.max_steps:
             prompt = fitted_prompt(
-                self.settings.prompt, task, played.turns, self.settings.history, episode.observation, self._fits
+                self.settings.prompt, played.task, played.turns, self.settings.history, episode.observation, self._fits
             )
             prompt_ids = self._encode(prompt)
             token_ids, log_probs, extra = await self._generate(prompt_ids, self.rollout_config.response_length, played)
@@ -127,7 +129,7 @@ class AlfworldAgentLoop(AgentLoopBase):
     async def _play_conversation(self, episode: Episode, played: Played) -> list[AgentLoopOutput]:
         """One conversation; its sample ends where no further answer fits into data.max_response_length."""
         room = self.rollout_config.response_length
-        first = step_prompt(self.settings.prompt, task_of(episode.observation.text), [], 0, episode.observation)
+        first = step_prompt(self.settings.prompt, played.task, [], 0, episode.observation)
         if not self._fits(first):
             raise ValueError(f"the first prompt exceeds data.max_prompt_length={self.rollout_config.prompt_length}")
         messages = [{"role": "user", "content": first}]
@@ -237,6 +239,7 @@ class AlfworldAgentLoop(AgentLoopBase):
         folder = Path(self.settings.transcripts) / str(int(self.kwargs["global_steps"]))
         folder.mkdir(parents=True, exist_ok=True)
         line = {
+            "task": played.task,
             "split": info["split"],
             "task_type": info["task_type"],
             "game_file": info["game_file"],
@@ -246,7 +249,6 @@ class AlfworldAgentLoop(AgentLoopBase):
                 {"saw": turn.observation, "answer": text, "command": answer.command, "admissible": answer.admissible}
                 for turn, (text, answer) in zip(played.turns, played.answers, strict=True)
             ],
-            "task": self.kwargs["raw_prompt"][0]["content"],
         }
         with (folder / f"{socket.gethostname()}-{os.getpid()}.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")

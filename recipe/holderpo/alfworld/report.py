@@ -63,7 +63,8 @@ def table(validations: dict[int, list[Transcript]]) -> str:
 def as_story(episode: Transcript) -> str:
     """An episode to read."""
     outcome = f"won in {len(episode['steps'])} steps" if episode["won"] else f"not won in {len(episode['steps'])} steps"
-    lines = [f"{episode['task']} ({episode['split']}): {outcome}", f"  {episode['game_file']}"]
+    kind = f"{TASKS[episode['task_type']]}, {episode['split']}"
+    lines = [f"{episode['task']} ({kind}): {outcome}", f"  {episode['game_file']}"]
     for number, step in enumerate(episode["steps"], start=1):
         lines.append(f"  {number:2}  saw: {step['saw']}")
         lines.append(f"      answer: {' '.join(step['answer'].split())}")

@@ -9,7 +9,7 @@ import json
 import random
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -32,6 +32,7 @@ from recipe.holderpo.local.tiny_model import START_TOKEN, TinyModelConfig, build
 # A token each: the answer's format, and the numbers of objects (" 1" would be two otherwise).
 WHOLE = ("<think>", "</think>", "<action>", "</action>", *(f" {number}" for number in range(1, 10)))
 VOCABULARY = 640
+SORTED_BATCHES = 16  # drawn together and sorted by length
 DETOURS = (0, 1, 2)  # a demonstration each of every game
 
 _TOOLS = {"SinkBasin", "Microwave", "Fridge"}
@@ -53,7 +54,7 @@ class WarmStartConfig:
         default_factory=lambda: TinyModelConfig(hidden_size=128, intermediate_size=256, num_layers=3, max_length=2048)
     )
     seed: int = 0
-    steps: int = 700
+    steps: int = 1400
     batch_size: int = 8
     lr: float = 4e-3
     lr_end: float = 3e-4
@@ -147,19 +148,29 @@ def encode(tokenizer: Qwen2Tokenizer, messages: list[dict[str, str]]) -> tuple[l
     return ids, labels
 
 
+def batched(
+    conversations: Sequence[list[dict[str, str]]], config: WarmStartConfig
+) -> Iterator[list[list[dict[str, str]]]]:
+    """Batches without end, each of conversations of about the same length (padding would be 40 % otherwise)."""
+    draw = random.Random(config.seed)
+    while True:
+        pool = sorted(draw.sample(conversations, SORTED_BATCHES * config.batch_size), key=len)
+        batches = [pool[i : i + config.batch_size] for i in range(0, len(pool), config.batch_size)]
+        for batch in draw.sample(batches, len(batches)):
+            yield [renamed(messages, draw) for messages in batch]
+
+
 def warm_start(
     config: WarmStartConfig, conversations: Sequence[list[dict[str, str]]]
 ) -> tuple[Qwen2ForCausalLM, Qwen2Tokenizer, list[float]]:
     """Train a fresh model on the conversations; return it with its tokenizer and the loss of each step."""
     tokenizer = train_tokenizer(conversations)
     model = build_model(config.model, tokenizer, config.seed)
-    draw = random.Random(config.seed)
+    batches = batched(conversations, config)
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.01)
     losses = []
     for step in range(config.steps):
-        examples = [
-            encode(tokenizer, renamed(messages, draw)) for messages in draw.sample(conversations, config.batch_size)
-        ]
+        examples = [encode(tokenizer, messages) for messages in next(batches)]
         ids, labels = (
             pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=padding)
             for rows, padding in zip(zip(*examples, strict=True), (tokenizer.pad_token_id, IGNORED), strict=True)
@@ -175,6 +186,8 @@ def warm_start(
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
+        if (step + 1) % 200 == 0:
+            print(f"model: step {step + 1} of {config.steps}, loss {losses[-1]:.3f}", flush=True)
     return model.eval(), tokenizer, losses
 
 

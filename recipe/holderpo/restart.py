@@ -1,0 +1,43 @@
+"""A run that lost one of its processes (a rollout server, an actor, a node) goes on from its last checkpoint by itself."""
+
+import sys
+from collections.abc import Callable, Iterator
+
+import ray
+from omegaconf import DictConfig
+from ray.exceptions import RayTaskError
+
+from recipe.holderpo.resume import checkpointed_step
+
+# Ray's names for it. An error that crossed processes has them in its text alone.
+LOST = ("ActorDiedError", "ActorUnavailableError", "WorkerCrashedError", "NodeDiedError", "OwnerDiedError")
+
+
+def lost_process(error: BaseException) -> str | None:
+    """Ray's name for the loss of a process, if that is what the error comes from; None for any other error."""
+    texts = [f"{type(link).__name__}: {link}" for link in _chain(error)]
+    return next((name for name in LOST for text in texts if name in text), None)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and everything that it came from, over Ray's process boundaries too."""
+    while error is not None:
+        yield error
+        error = error.cause if isinstance(error, RayTaskError) else error.__cause__ or error.__context__
+
+
+def with_restarts(train: Callable[[DictConfig], None], config: DictConfig) -> None:
+    """Call `train`, and again after the loss of a process, at most `config.restarts` times. Other errors are raised."""
+    for left in range(config.restarts, -1, -1):
+        try:
+            return train(config)
+        except Exception as error:
+            lost = lost_process(error)
+            if lost is None or left == 0:
+                raise
+        ray.shutdown()
+        step = checkpointed_step(config)
+        origin = "the beginning, since there is no checkpoint yet" if step is None else f"step {step}"
+        print(
+            f"lost a process ({lost}); going on from {origin}; restarts left: {left - 1}", file=sys.stderr, flush=True
+        )

@@ -1,0 +1,109 @@
+"""Which errors are the loss of a process, on a real Ray, and what is done about them."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+from omegaconf import DictConfig, OmegaConf
+from ray.exceptions import RayTaskError
+
+from recipe.holderpo.restart import lost_process, with_restarts
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@ray.remote(num_cpus=0)
+class Server:
+    def die(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def work(self) -> int:
+        return 1
+
+
+@ray.remote(num_cpus=0)
+class Trainer:
+    """Calls a server, as verl's task runner does; its caller sees the error of another process."""
+
+    def step(self, kill: bool) -> int:
+        server = Server.remote()
+        if kill:
+            server.die.remote()
+        result: int = ray.get(server.work.remote())
+        return result
+
+    def wrong(self) -> None:
+        raise ValueError("ppo_mini_batch_size")
+
+
+def test_the_loss_of_a_process_is_told_from_other_errors(cluster: None) -> None:
+    trainer = Trainer.remote()
+    assert ray.get(trainer.step.remote(False)) == 1
+    with pytest.raises(RayTaskError) as died:
+        ray.get(trainer.step.remote(True))
+    assert lost_process(died.value) == "ActorDiedError"
+    with pytest.raises(ValueError, match="ppo_mini") as wrong:
+        ray.get(trainer.wrong.remote())
+    assert lost_process(wrong.value) is None
+    ray.kill(trainer)
+    with pytest.raises(ray.exceptions.RayActorError) as gone:
+        ray.get(trainer.step.remote(False))
+    assert lost_process(gone.value) == "ActorDiedError"
+    try:
+        raise RuntimeError("while closing") from gone.value
+    except RuntimeError as error:
+        assert lost_process(error) == "ActorDiedError"
+
+
+def config(tmp_path: Path, restarts: int) -> DictConfig:
+    made = OmegaConf.create({"restarts": restarts, "trainer": {"default_local_dir": str(tmp_path), "resume_mode": "auto"}})
+    assert isinstance(made, DictConfig)
+    return made
+
+
+def lost() -> Exception:
+    return RuntimeError("ray.exceptions.ActorDiedError: The actor died unexpectedly")
+
+
+def test_restarts_until_it_is_through(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "latest_checkpointed_iteration.txt").write_text("7")
+    outcomes = [lost(), lost(), None]
+
+    def train(_: DictConfig) -> None:
+        if (error := outcomes.pop(0)) is not None:
+            raise error
+
+    with_restarts(train, config(tmp_path, 2))
+    assert outcomes == []
+    assert "lost a process (ActorDiedError); going on from step 7; restarts left: 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("restarts", "error", "calls"), [(2, lost(), 3), (0, lost(), 1), (2, ValueError("x"), 1)])
+def test_gives_up(restarts: int, error: Exception, calls: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    called = 0
+
+    def train(_: DictConfig) -> None:
+        nonlocal called
+        called += 1
+        raise error
+
+    with pytest.raises(type(error)):
+        with_restarts(train, config(tmp_path, restarts))
+    assert called == calls
+    assert ("the beginning, since there is no checkpoint yet" in capsys.readouterr().err) == (calls > 1)
+
+
+def test_an_interrupt_is_no_lost_process(tmp_path: Path) -> None:
+    def train(_: DictConfig) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        with_restarts(train, config(tmp_path, 2))
