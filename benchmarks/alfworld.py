@@ -101,9 +101,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         files = {}
         for size in SIZES if "fast" in parts else [arguments.size]:
-            generate(
-                Path(folder) / size, size, {"train": GAMES, "valid_seen": 1, "valid_unseen": 1}, 1, os.cpu_count() or 1
-            )
+            counts = {"train": GAMES, "valid_seen": 1, "valid_unseen": 1}
+            generate(Path(folder) / size, size, counts, seed=1, processes=os.cpu_count() or 1)
             files[size] = game_files(Path(folder) / size, "train")
         if "fast" in parts:
             for size, games in files.items():
@@ -123,6 +122,8 @@ def main() -> None:
         if "memory" in parts:
             environment, games = FastEnvironment(), files[arguments.size]
             for episode in range(arguments.episodes + 1):
+                if episode % 100 == 0:
+                    prepare.cache_clear()  # as among thousands of games, each is prepared again and again
                 seen = environment.reset(games[episode % len(games)])
                 environment.step(seen.admissible_commands[episode % len(seen.admissible_commands)])
                 if episode in (100, 1000, arguments.episodes):

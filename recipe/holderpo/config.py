@@ -115,10 +115,10 @@ def check_config(config: DictConfig) -> None:
             f"trainer.device is {config.trainer.device!r} while VERL_PLATFORM in the environment is "
             f"{os.environ.get('VERL_PLATFORM')!r}; allowed is cpu with 'cpu' (hardware=cpu sets both), or neither"
         )
-    _choice(config, "embedded_model", None, *MODELS)
-    _choice(config, "embedded_data", None, *DATA)
     if OmegaConf.select(config, "alfworld") is not None:
         _check_alfworld(config)
+    _choice(config, "embedded_model", None, *MODELS)
+    _choice(config, "embedded_data", None, *DATA)
     if config.actor_rollout_ref.model.path is None:
         raise ConfigError("actor_rollout_ref.model.path is null; allowed is an existing folder or a hub id")
     model_path = os.path.expanduser(str(config.actor_rollout_ref.model.path))
@@ -151,6 +151,13 @@ def _check_alfworld(config: DictConfig) -> None:
     _number(config, "alfworld.workers", 1, 1024, whole=True)
     _number(config, "alfworld.episodes_per_worker", 1, 1024, whole=True)
     _number(config, "alfworld.step_timeout", 0.1, 3600)
+    if config.embedded_model == "alfworld_warm":
+        from recipe.holderpo.alfworld.dataset import official_folder
+
+        if (official := official_folder()) is not None:
+            raise ConfigError(
+                f"ALFWORLD_DATA is {official}; allowed with model=alfworld_warm is none: it was taught generated tiny games"
+            )
     by_step, estimator = config.alfworld.samples == "step", config.algorithm.adv_estimator
     if by_step != (estimator == "step_grpo"):
         allowed = "step_grpo, which takes the penalty of each step" if by_step else "any but step_grpo"

@@ -1,4 +1,4 @@
-"""A run that lost one of its processes (a rollout server, an actor, a node) goes on from its last checkpoint by itself."""
+"""A run that lost one of its processes (a rollout server, an actor) goes on from its last checkpoint by itself."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -9,12 +9,19 @@ from ray.exceptions import RayTaskError
 
 from recipe.holderpo.resume import checkpointed_step
 
-# Ray's names for it. An error that crossed processes has them in its text alone.
-LOST = ("ActorDiedError", "ActorUnavailableError", "WorkerCrashedError", "NodeDiedError", "OwnerDiedError")
+# Ray's and vLLM's names for it. An error that crossed processes has them in its text alone.
+LOST = (
+    "ActorDiedError",
+    "ActorUnavailableError",
+    "WorkerCrashedError",
+    "NodeDiedError",
+    "OwnerDiedError",
+    "EngineDeadError",
+)
 
 
 def lost_process(error: BaseException) -> str | None:
-    """Ray's name for the loss of a process, if that is what the error comes from; None for any other error."""
+    """The name for the loss of a process, if that is what the error comes from; None for any other error."""
     texts = [f"{type(link).__name__}: {link}" for link in _chain(error)]
     return next((name for name in LOST for text in texts if name in text), None)
 

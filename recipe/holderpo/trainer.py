@@ -3,13 +3,16 @@
 p is a function of verl's `global_steps`, which a checkpoint restores, so a resumed run goes on with the schedule exactly.
 """
 
+from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
 import ray
 import transfer_queue as tq
 from omegaconf import DictConfig
+from ray.exceptions import GetTimeoutError
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.utils import Role
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
@@ -25,6 +28,7 @@ from recipe.holderpo.worker import P_KEY, HolderActorRolloutRefWorker, HolderDet
 
 # verl looks for finished samples every 2 s; on average half of that is lost in every step, on every cluster.
 POLL_SECONDS = 0.02
+HEALTH_SECONDS = 60
 
 
 class HolderTrainerMixin(PPOTrainer):
@@ -78,8 +82,25 @@ class HolderTrainerMixin(PPOTrainer):
         metrics.update(reward_metrics(batch))
         self.record.step(self.global_steps, metrics)
 
+    @contextmanager
+    def _rollout_servers_checked(self) -> Iterator[None]:
+        """Tells a lost rollout server from other errors: verl only finds that no sample came back."""
+        try:
+            yield
+        except Exception:
+            servers = [server for manager in self._rollout_server_managers() for server in manager.server_handles]
+            checks = [server.collective_rpc.remote("check_health") for server in servers]
+            with suppress(GetTimeoutError):  # busy is not lost
+                ray.get(checks, timeout=HEALTH_SECONDS)
+            raise
+
+    def step(self, metrics: dict[str, Any], timing_raw: dict[str, float]) -> KVBatchMeta:
+        with self._rollout_servers_checked():
+            return super().step(metrics, timing_raw)
+
     def _validate(self) -> dict[str, float]:
-        metrics = super()._validate()
+        with self._rollout_servers_checked():
+            metrics = super()._validate()
         # Before the first step the loop logs this one without `_compute_metrics`. After a resume the step has its line
         # already, unless the run was stopped between its checkpoint and the end of its validation.
         if self.global_steps == self.record.resumed_at and self.global_steps != self.record.last_step:
@@ -115,10 +136,13 @@ def reward_metrics(batch: KVBatchMeta) -> dict[str, float]:
     groups: dict[str, list[float]] = {}
     extras: dict[str, list[float]] = {}
     for key, tag, scores, fields in zip(batch.keys, batch.tags, data["rm_scores"], extra_fields, strict=True):
-        # An agent that returns several samples for an episode has the episode's reward and numbers in the last.
-        if tag.get("is_padding", False) or key != last[key.rsplit("_", 1)[0]]:
+        if tag.get("is_padding", False):
             continue
         groups.setdefault(key.split("_")[0], []).append(float(scores.sum()))
+        if (
+            key != last[key.rsplit("_", 1)[0]]
+        ):  # an agent with several samples for an episode has its numbers in the last
+            continue
         for name, value in fields.get("reward_extra_info", {}).items():
             if name not in ("score", "acc") and isinstance(value, int | float):
                 extras.setdefault(name, []).append(float(value))

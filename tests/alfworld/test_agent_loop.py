@@ -24,6 +24,7 @@ from recipe.holderpo.alfworld.report import as_story, main, read_transcripts, su
 from recipe.holderpo.alfworld.warm_start import demonstration, train_tokenizer
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
+LOOP = asyncio.new_event_loop()  # one for all tests, since the workers' pool belongs to it, as it does in verl's worker
 WRONG = ["go to the moon", write_answer("", "go to the moon")]
 
 
@@ -66,7 +67,6 @@ class RecordedServer:
 def play(
     tokenizer: Any, game: Path, answers: list[str], tmp_path: Path, **changes: Any
 ) -> tuple[list[AgentLoopOutput], RecordedServer]:
-    AlfworldAgentLoop._pool = None  # a pool belongs to one event loop
     config = OmegaConf.create({
         "deterministic": False, "seed": 1,
         "actor_rollout_ref": {"rollout": {"prompt_length": 300, "response_length": 2000}},
@@ -91,7 +91,7 @@ def play(
         row = {"extra_info": info, "session_id": 3, "global_steps": 5, "raw_prompt": [{"content": "a task"}]}
         return await loop_of().run({"temperature": 1.0}, **row)
 
-    return asyncio.run(run()), server
+    return LOOP.run_until_complete(run()), server
 
 
 def conversation(game: Path, answers: list[str]) -> list[dict[str, str]]:
@@ -182,6 +182,21 @@ def test_a_broken_game_gives_no_sample(tokenizer: Any, tmp_path: Path) -> None:
     nowhere = tmp_path / "pick_and_place_simple-Mug-None-Desk-1" / "trial_0" / "game.tw-pddl"
     outputs, server = play(tokenizer, nowhere, [], tmp_path)
     assert outputs == [] and server.prompts == []
+    (episode,) = read_transcripts(tmp_path)[5]
+    assert not episode["won"] and episode["steps"] == []  # in a validation it counts as not won
+
+
+def test_an_episode_whose_prompt_does_not_fit_is_left_out_and_counted(
+    tokenizer: Any, train_games: list[Path], tmp_path: Path
+) -> None:
+    for samples in ("episode", "step"):
+        before = AlfworldAgentLoop._pool.episodes_lost if AlfworldAgentLoop._pool else 0
+        outputs, _ = play(
+            tokenizer, train_games[0], [], tmp_path,
+            alfworld__samples=samples, actor_rollout_ref__rollout__prompt_length=20,
+        )  # fmt: skip
+        assert outputs == [] and AlfworldAgentLoop._pool is not None
+        assert AlfworldAgentLoop._pool.episodes_lost == before + 1
 
 
 def test_seeds_of_a_deterministic_run_differ_by_step(tokenizer: Any, train_games: list[Path], tmp_path: Path) -> None:
@@ -232,5 +247,10 @@ def test_transcripts_and_their_table(
     assert story in capsys.readouterr().out
     assert main([str(tmp_path), "--step", "4"]) == 2 and "allowed are 5" in capsys.readouterr().err
     assert main([str(tmp_path / "none")]) == 2
-    line = json.loads(next((tmp_path / "transcripts/5").glob("*.jsonl")).read_text().splitlines()[0])
+    file = next((tmp_path / "transcripts/5").glob("*.jsonl"))
+    line = json.loads(file.read_text().splitlines()[0])
     assert line["steps"][1]["answer"] == WRONG[0] and line["steps"][1]["command"] is None
+    # the validation was repeated by another process, whose file comes first by name: the later outcome counts
+    again = line | {"time": line["time"] + 1000, "won": not line["won"]}
+    file.with_name("0.jsonl").write_text(json.dumps(again) + "\n")
+    assert success(read_transcripts(tmp_path)[5])["all"].value == pytest.approx(1 / 3)

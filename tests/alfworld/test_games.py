@@ -1,7 +1,9 @@
 """Generated games: every one is solved by its walkthrough, and the splits share what they should and nothing else."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from recipe.holderpo.alfworld import rooms
 from recipe.holderpo.alfworld.dataset import ensure_alfworld_data, official_folder, rows
 from recipe.holderpo.alfworld.environment import plain_environment
-from recipe.holderpo.alfworld.games import draw_split, game_files, generate, held_out, main, task_type_of
+from recipe.holderpo.alfworld.games import draw_splits, game_files, main, task_type_of
 from recipe.holderpo.alfworld.tasks import SPLITS, TASKS
 
 
@@ -45,16 +47,28 @@ def test_alfworlds_own_loader_takes_the_games(games: Path, capsys: pytest.Captur
 
 
 @pytest.mark.parametrize("size", rooms.SIZES)
-def test_splits_differ_in_rooms_and_combinations(size: str) -> None:
-    taken: set[str] = set()
-    drawn = {split: list(draw_split(split, size, 60, seed=3, taken=taken)) for split in SPLITS}
-    for split, games in drawn.items():
-        assert all(held_out(game.combination) == (split == "valid_unseen") for _, game, _ in games)
-        assert [sum(task == g.combination.task_type for _, g, _ in games) for task in TASKS] == [10] * 6
-    layouts = {split: {(g.combination.kind, g.layout) for _, g, _ in games} for split, games in drawn.items()}
-    assert layouts["valid_unseen"].isdisjoint(layouts["train"] | layouts["valid_seen"])
+def test_splits_share_what_they_should_and_nothing_else(size: str) -> None:
+    drawn = draw_splits(size, {"train": 120, "valid_seen": 60, "valid_unseen": 60}, seed=3)
+    for games in drawn.values():
+        assert [sum(task == g.combination.task_type for _, g, _ in games) for task in TASKS] == [len(games) // 6] * 6
+
+    def of(split: str, what: Callable[[rooms.Game], Any]) -> set[Any]:
+        return {what(game) for _, game, _ in drawn[split]}
+
+    def task(game: rooms.Game) -> Any:
+        return game.combination, game.layout
+
+    def pair(game: rooms.Game) -> Any:
+        return game.combination.object, game.combination.destination
+
+    def furniture(game: rooms.Game) -> Any:
+        return tuple(sorted(map(rooms.type_of, game.receptacles)))
+
+    assert of("valid_seen", task) <= of("train", task)
+    for kind in (task, pair, furniture):
+        assert of("valid_unseen", kind).isdisjoint(of("train", kind))
     problems = [rooms.problem(game) for games in drawn.values() for _, game, _ in games]
-    assert len(set(problems)) == len(problems) == 180
+    assert len(set(problems)) == len(problems) == 240
 
 
 @settings(max_examples=60, deadline=None)
@@ -80,15 +94,9 @@ def test_a_drawn_game_is_one_that_the_wheels_tables_allow(
     assert low <= len(game.receptacles) <= high + 3  # tool, destination, and a place to start from
 
 
-def test_the_same_seed_gives_the_same_files(games: Path, tmp_path: Path) -> None:
-    for name, seed in (("same", 7), ("other", 8)):
-        generate(tmp_path / name, "tiny", {"train": 12, "valid_seen": 6, "valid_unseen": 6}, seed, processes=2)
-
-    def content(folder: Path) -> dict[str, str]:
-        return {str(f.relative_to(folder)): f.read_text() for f in folder.rglob("*") if f.is_file()}
-
-    assert content(tmp_path / "same") == content(games)
-    assert content(tmp_path / "other") != content(games)
+def test_the_same_seed_gives_the_same_games() -> None:
+    first, again, other = (draw_splits("small", dict.fromkeys(SPLITS, 30), seed) for seed in (7, 7, 8))
+    assert first == again and all(first[split] != other[split] for split in SPLITS)
 
 
 def test_unsolvable_movable_and_sliced_games_are_left_out(games: Path, tmp_path: Path) -> None:
@@ -128,8 +136,8 @@ def test_official_games_are_used_where_alfworld_data_names_them(
 def test_command_line(games: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--out", str(games), "--train", "6"]) == 2
     assert "is there already" in capsys.readouterr().err
-    counts = ["--train", "6", "--valid-seen", "1", "--valid-unseen", "1"]
+    counts = ["--train", "2", "--valid-seen", "1", "--valid-unseen", "1"]
     assert main(["--out", str(tmp_path / "new"), "--size", "small", *counts, "--processes", "1"]) == 0
-    assert "train: 6 games, solved by walkthroughs of" in capsys.readouterr().out
+    assert "train: 2 games, solved by walkthroughs of" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main(["--out", str(tmp_path / "none"), "--train", "0"])

@@ -63,23 +63,23 @@ def test_killed_workers_are_replaced_and_no_episode_notices(train_games: list[Pa
             seen = [await episode.step(command) for command in walk(game)[1:]]
             assert seen == alone(game, walk(game))[2:] and seen[-1].won
             await episode.close()
-        assert pool.workers_lost == 2 and pool.episodes_lost == 0
+        assert pool.workers_lost == 2
 
     asyncio.run(run())
 
 
 def test_a_game_that_breaks_its_worker_costs_itself(train_games: list[Path], tmp_path: Path) -> None:
     async def run() -> None:
-        pool = EnvironmentPool(workers=1, episodes_per_worker=4, timeout=2)
+        pool = EnvironmentPool(workers=1, episodes_per_worker=4, timeout=60)
         healthy = await pool.start(str(train_games[0]))
         await healthy.step(walk(train_games[0])[0])
         fifo = tmp_path / "game.tw-pddl"
         os.mkfifo(fifo)  # whoever reads this hangs
-        start = time.monotonic()
+        pool.timeout, start = 2, time.monotonic()
         with pytest.raises(EpisodeLost, match="no answer in 2 s"):
             await pool.start(str(fifo))
         assert time.monotonic() - start < 30
-        assert (pool.workers_lost, pool.episodes_lost) == (2, 1)
+        assert pool.workers_lost == 2
         pool.timeout = 60  # an import on a busy machine takes longer than 2 s
         seen = [await healthy.step(command) for command in walk(train_games[0])[1:]]
         assert seen[-1].won
@@ -94,6 +94,6 @@ def test_an_unreadable_game_costs_itself_and_no_worker(tmp_path: Path) -> None:
         pool = EnvironmentPool(workers=1, episodes_per_worker=1, timeout=60)
         with pytest.raises(EpisodeLost, match="FileNotFoundError"):
             await pool.start(str(tmp_path / "none.tw-pddl"))
-        assert (pool.workers_lost, pool.episodes_lost, pool._places._value) == (0, 1, 1)
+        assert (pool.workers_lost, pool._places._value) == (0, 1)
 
     asyncio.run(run())

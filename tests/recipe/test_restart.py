@@ -34,7 +34,7 @@ class Trainer:
     """Calls a server, as verl's task runner does; its caller sees the error of another process."""
 
     def step(self, kill: bool) -> int:
-        server = Server.remote()
+        server = Server.remote()  # type: ignore[attr-defined]
         if kill:
             server.die.remote()
         result: int = ray.get(server.work.remote())
@@ -45,7 +45,7 @@ class Trainer:
 
 
 def test_the_loss_of_a_process_is_told_from_other_errors(cluster: None) -> None:
-    trainer = Trainer.remote()
+    trainer = Trainer.remote()  # type: ignore[attr-defined]
     assert ray.get(trainer.step.remote(False)) == 1
     with pytest.raises(RayTaskError) as died:
         ray.get(trainer.step.remote(True))
@@ -64,7 +64,9 @@ def test_the_loss_of_a_process_is_told_from_other_errors(cluster: None) -> None:
 
 
 def config(tmp_path: Path, restarts: int) -> DictConfig:
-    made = OmegaConf.create({"restarts": restarts, "trainer": {"default_local_dir": str(tmp_path), "resume_mode": "auto"}})
+    made = OmegaConf.create(
+        {"restarts": restarts, "trainer": {"default_local_dir": str(tmp_path), "resume_mode": "auto"}}
+    )
     assert isinstance(made, DictConfig)
     return made
 
@@ -87,7 +89,9 @@ def test_restarts_until_it_is_through(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize(("restarts", "error", "calls"), [(2, lost(), 3), (0, lost(), 1), (2, ValueError("x"), 1)])
-def test_gives_up(restarts: int, error: Exception, calls: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_gives_up(
+    restarts: int, error: Exception, calls: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     called = 0
 
     def train(_: DictConfig) -> None:

@@ -21,6 +21,7 @@ from recipe.holderpo.agent_loop import request_seed
 from recipe.holderpo.alfworld.environment import Observation
 from recipe.holderpo.alfworld.prompt import (
     Answer,
+    PromptTooLong,
     Turn,
     fitted_prompt,
     next_message,
@@ -80,7 +81,8 @@ class AlfworldAgentLoop(AgentLoopBase):
         """Play one episode.
 
         Returns:
-            Its samples, one or one a step; none if the environment broke (the group then goes without this episode).
+            Its samples, one or one a step; none if the environment broke or the prompt does not fit (the group then goes
+            without this episode).
         """
         self.settings = self.config.alfworld
         self.sampling_params, self.kwargs = sampling_params, kwargs
@@ -93,10 +95,12 @@ class AlfworldAgentLoop(AgentLoopBase):
                 outputs = await play(episode, played)
             finally:
                 await episode.close()
-        except EpisodeLost as error:
+        except (EpisodeLost, PromptTooLong) as error:
             logger.error("an episode is left out: %s", error)
-            return []
-        self._finish(outputs, played, pool)
+            pool.episodes_lost += 1
+            outputs = []
+        if outputs:
+            self._finish(outputs, played, pool)
         if self.settings.transcripts and info["split"] != "train":
             self._write_transcript(played, info)
         return outputs
@@ -112,6 +116,8 @@ class AlfworldAgentLoop(AgentLoopBase):
             token_ids, log_probs, extra = await self._generate(prompt_ids, self.rollout_config.response_length, played)
             await self._act(episode, played, token_ids)
             penalty = 0.0 if played.answers[-1][1].admissible else self.settings.invalid_penalty
+            if not token_ids:  # an aborted request
+                continue
             outputs.append(
                 StepOutput(
                     prompt_ids=prompt_ids,
@@ -131,7 +137,7 @@ class AlfworldAgentLoop(AgentLoopBase):
         room = self.rollout_config.response_length
         first = step_prompt(self.settings.prompt, played.task, [], 0, episode.observation)
         if not self._fits(first):
-            raise ValueError(f"the first prompt exceeds data.max_prompt_length={self.rollout_config.prompt_length}")
+            raise PromptTooLong(f"the first prompt exceeds data.max_prompt_length={self.rollout_config.prompt_length}")
         messages = [{"role": "user", "content": first}]
         tokens = await self.ct_build_initial_tokens(messages)
         prompt_length, mask, extras = len(tokens), list[int](), []
@@ -245,6 +251,7 @@ class AlfworldAgentLoop(AgentLoopBase):
             "game_file": info["game_file"],
             "session": int(self.kwargs["session_id"]),
             "won": played.won,
+            "time": time.time(),
             "steps": [
                 {"saw": turn.observation, "answer": text, "command": answer.command, "admissible": answer.admissible}
                 for turn, (text, answer) in zip(played.turns, played.answers, strict=True)

@@ -1,5 +1,6 @@
 """Games as the parquet files that verl reads: one row a game."""
 
+import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,10 +56,10 @@ def official_folder() -> Path | None:
     value = os.environ.get("ALFWORLD_DATA")
     if not value:
         return None
-    folder = Path(value).expanduser()
+    folder = Path(value).expanduser().resolve()  # workers elsewhere read the games by this path
     if (folder / FOLDER).is_dir():
         return folder
-    if folder == Path.home() / ".cache" / "alfworld":
+    if folder == (Path.home() / ".cache" / "alfworld").resolve():
         return None
     raise FileNotFoundError(f"ALFWORLD_DATA is {value}, which has no {FOLDER}; unset it to generate games")
 
@@ -70,8 +71,12 @@ def ensure_games(cache_dir: Path, size: str) -> Path:
         print(f"games: generating {sum(DEFAULT_COUNTS.values())} ALFWorld games of size {size} ...", flush=True)
         generate(folder, size, DEFAULT_COUNTS, SEED, processes=os.cpu_count() or 1)
 
-    settings = {"version": 1, "size": size, "counts": DEFAULT_COUNTS, "seed": SEED}
-    return cached_folder(cache_dir / f"alfworld_games_{size}", settings, build)
+    return cached_folder(cache_dir / f"alfworld_games_{size}", game_settings(size), build)
+
+
+def game_settings(size: str) -> dict[str, Any]:
+    """What generated games depend on; the version counts changes of the generator."""
+    return {"version": 2, "size": size, "counts": DEFAULT_COUNTS, "seed": SEED}
 
 
 def ensure_alfworld_data(cache_dir: Path, size: str) -> list[Path]:
@@ -80,11 +85,13 @@ def ensure_alfworld_data(cache_dir: Path, size: str) -> list[Path]:
     Returns:
         the files of train, valid_seen, valid_unseen.
     """
-    games = official_folder() or ensure_games(cache_dir, size)
+    games = official_folder() or ensure_games(cache_dir.resolve(), size)
 
     def build(folder: Path) -> None:
         counts = write_splits(games, folder)
         print(f"data: {', '.join(f'{n} games in {split}' for split, n in counts.items())} of {games}", flush=True)
 
-    folder = cached_folder(cache_dir / f"alfworld_{size}", {"version": 1, "games": str(games)}, build)
+    files = "\n".join(str(file) for split in SPLITS for file in game_files(games, split))
+    settings = {"version": 1, "games": str(games), "files": hashlib.sha256(files.encode()).hexdigest()}
+    folder = cached_folder(cache_dir / f"alfworld_{size}", settings, build)
     return [folder / f"{split}.parquet" for split in SPLITS]

@@ -83,8 +83,9 @@ def prepare(game_file: Path) -> PreparedGame:
     if match is None:
         raise ValueError(f"{game_file}: its grammar has no 'Your task is to: ...'")
     loader, arguments = _loader(), sys.argv
+    begin, end = match.span(1)
     try:
-        loader.load(data | {"grammar": data["grammar"].replace(match.group(1), TASK_MARK, 1)})
+        loader.load(data | {"grammar": data["grammar"][:begin] + TASK_MARK + data["grammar"][end:]})
     finally:
         sys.argv = arguments  # the translation leaves its own there
     return PreparedGame(match.group(1), loader.unwrapped._pddl_state, loader.unwrapped._entity_infos)

@@ -3,9 +3,9 @@
 Writes games in ALFWorld's own layout, OUT/json_2.1.1/{train,valid_seen,valid_unseen}/<task>/trial_<n>/, so that ALFWorld's
 tools read them too. Each is proved solvable: its walkthrough is played in the plain environment before it is written.
 
-valid_seen has the training split's rooms and combinations of object and destination, with objects in other places;
-valid_unseen has rooms and combinations that no training game has. With ALFWORLD_DATA set to the official games, training and
-evaluation use those instead (`dataset.official_folder`); nothing is generated.
+valid_seen has rooms (numbered layouts) and tasks of training games, with objects in other places; valid_unseen has pairs of
+object and destination, and sets of furniture, that no training game has. With ALFWORLD_DATA set to the official games,
+training and evaluation use those instead (`dataset.official_folder`); nothing is generated.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import os
 import random
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -70,29 +70,47 @@ def held_out(combination: Any) -> bool:
     return hashlib.sha256(text.encode()).digest()[0] < HELD_OUT_SHARE * 256
 
 
-def draw_split(split: str, size: str, count: int, seed: int, taken: set[str]) -> Iterator[tuple[str, Any, str]]:
-    """`count` games, the task types in turn: (folder name, game, task text). `taken` has the problems drawn so far, which
-    do not come again."""
+def draw_splits(size: str, counts: dict[str, int], seed: int) -> dict[str, list[tuple[str, Any, str]]]:
+    """The games of each split, the task types in turn: (folder name, game, task text). No two have the same problem.
+
+    Raises:
+        ValueError: a split cannot have so many different games.
+    """
     from recipe.holderpo.alfworld import rooms
 
-    draw = random.Random(f"{seed}/{split}/{size}")
-    unseen = split == "valid_unseen"
-    choices = {t: [c for c in rooms.combinations(t) if held_out(c) == unseen] for t in TASKS}
-    layouts = UNSEEN_LAYOUTS if unseen else TRAIN_LAYOUTS
-    for index in range(count):
-        task_type = list(TASKS)[index % len(TASKS)]
-        for _ in range(MAX_DRAWS):
-            combination, layout = draw.choice(choices[task_type]), draw.choice(layouts)
-            game = rooms.draw_game(combination, layout, rooms.SIZES[size], draw.randrange(2**31))
-            problem = rooms.problem(game)
-            if problem not in taken:
-                break
-        else:
-            raise ValueError(f"{count} games in {split} are too many for size {size}: {task_type} has no other")
-        taken.add(problem)
-        place = "None" if game.lamp else combination.destination
-        folder = f"{task_type}-{combination.object}-None-{place}-{layout}/trial_{index:05d}"
-        yield folder, game, rooms.task_text(game, draw)
+    taken: set[str] = set()
+    drawn: dict[str, list[tuple[str, Any, str]]] = {}
+
+    def furniture(game: Any) -> tuple[str, ...]:
+        return tuple(sorted(map(rooms.type_of, game.receptacles)))
+
+    for split in SPLITS:
+        draw = random.Random(f"{seed}/{split}/{size}")
+        trained = [game for _, game, _ in drawn.get("train", [])]
+        pairs = {(game.combination.object, game.combination.destination) for game in trained}
+        furnished = set(map(furniture, trained))
+        drawn[split] = []
+        for index in range(counts[split]):
+            task_type = list(TASKS)[index % len(TASKS)]
+            candidates = [c for c in rooms.combinations(task_type) if held_out(c) == (split == "valid_unseen")]
+            known = [(g.combination, g.layout) for g in trained if g.combination.task_type == task_type]
+            for _ in range(MAX_DRAWS):
+                if split == "valid_seen" and known:
+                    combination, layout = draw.choice(known)
+                else:
+                    layouts = UNSEEN_LAYOUTS if split == "valid_unseen" else TRAIN_LAYOUTS
+                    combination, layout = draw.choice(candidates), draw.choice(layouts)
+                game = rooms.draw_game(combination, layout, rooms.SIZES[size], draw.randrange(2**31))
+                seen = (combination.object, combination.destination) in pairs or furniture(game) in furnished
+                if rooms.problem(game) not in taken and not (split == "valid_unseen" and seen):
+                    break
+            else:
+                raise ValueError(f"{counts[split]} games in {split} are too many for size {size}: no other {task_type}")
+            taken.add(rooms.problem(game))
+            place = "None" if game.lamp else combination.destination
+            folder = f"{task_type}-{combination.object}-None-{place}-{layout}/trial_{index:05d}"
+            drawn[split].append((folder, game, rooms.task_text(game, draw)))
+    return drawn
 
 
 def wheel_file(name: str) -> str:
@@ -156,12 +174,8 @@ def generate(out: Path, size: str, counts: dict[str, int], seed: int, processes:
     if root.exists():
         raise FileExistsError(f"{root} is there already; choose another --out, or remove it")
     work = out / f".{FOLDER}-{os.getpid()}"  # renamed at the end: half a set of games looks like a whole one
-    taken: set[str] = set()
-    jobs = [
-        (split, work / split / name, game, text)
-        for split in SPLITS
-        for name, game, text in draw_split(split, size, counts[split], seed, taken)
-    ]
+    drawn = draw_splits(size, counts, seed)
+    jobs = [(split, work / split / name, game, text) for split in SPLITS for name, game, text in drawn[split]]
     try:
         with ProcessPoolExecutor(processes) as pool:
             lengths = list(pool.map(write_game, *zip(*(job[1:] for job in jobs), strict=True), chunksize=8))

@@ -28,6 +28,10 @@ _ACTION = re.compile(r"<action>(.*?)</action>", re.DOTALL)
 _THINK = re.compile(r"<think>.*?</think>", re.DOTALL)
 
 
+class PromptTooLong(ValueError):
+    """The prompt exceeds its bound even without history."""
+
+
 @dataclass(frozen=True)
 class Turn:
     """A step of the past: what the agent saw, and the command it gave."""
@@ -121,7 +125,7 @@ def fitted_prompt(
     If it does not fit without any, the observation is shortened. The task and the admissible commands are never cut.
 
     Raises:
-        ValueError: task and commands alone do not fit.
+        PromptTooLong: task and commands alone do not fit.
     """
     shown = list(turns[-history:]) if history else []
     while True:
@@ -131,13 +135,13 @@ def fitted_prompt(
         if not shown:
             break
         shown = shown[1:]
-    words = observation.text.split()
+    words = scene(observation.text).split()
     short = " ".join([*words[:MAX_OBSERVATION_WORDS], "..."])
     prompt = step_prompt(
         style, task, [], len(turns), Observation(short, observation.admissible_commands, observation.won)
     )
     if not fits(prompt):
-        raise ValueError(
+        raise PromptTooLong(
             f"the task and its {len(observation.admissible_commands)} admissible commands alone exceed "
             "data.max_prompt_length; raise it"
         )

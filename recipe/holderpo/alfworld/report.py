@@ -33,7 +33,8 @@ def read_transcripts(run_dir: Path) -> dict[int, list[Transcript]]:
     for folder in sorted(folders, key=lambda folder: int(folder.name)):
         lines = [line for file in sorted(folder.glob("*.jsonl")) for line in file.read_text().splitlines()]
         # A validation that was interrupted and repeated has episodes twice; the later one counts.
-        episodes = {(e["split"], e["game_file"], e["session"]): e for e in map(json.loads, lines)}
+        in_time = sorted(map(json.loads, lines), key=lambda episode: episode["time"])
+        episodes = {(e["split"], e["game_file"], e["session"]): e for e in in_time}
         found[int(folder.name)] = [episodes[key] for key in sorted(episodes)]
     return found
 

@@ -20,10 +20,10 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 from transformers import Qwen2ForCausalLM, Qwen2Tokenizer
 
-from recipe.holderpo.alfworld.dataset import ensure_games
-from recipe.holderpo.alfworld.environment import FastEnvironment
+from recipe.holderpo.alfworld.dataset import ensure_games, game_settings
+from recipe.holderpo.alfworld.environment import FastEnvironment, Observation
 from recipe.holderpo.alfworld.games import game_files
-from recipe.holderpo.alfworld.prompt import next_message, step_prompt, task_of, write_answer
+from recipe.holderpo.alfworld.prompt import next_message, refusal, step_prompt, task_of, write_answer
 from recipe.holderpo.alfworld.rooms import OPENABLE, ROOM_KINDS
 from recipe.holderpo.local.cache import cached_folder
 from recipe.holderpo.local.pretrain import IGNORED, learning_rate
@@ -54,7 +54,7 @@ class WarmStartConfig:
         default_factory=lambda: TinyModelConfig(hidden_size=128, intermediate_size=256, num_layers=3, max_length=2048)
     )
     seed: int = 0
-    steps: int = 1400
+    steps: int = 1000
     batch_size: int = 8
     lr: float = 4e-3
     lr_end: float = 3e-4
@@ -82,18 +82,30 @@ def demonstration(game_file: Path, detours: int = 0) -> list[dict[str, str]]:
     """A game's walkthrough as the conversation that the agent loop would have had.
 
     Args:
-        detours: other places that are looked into first.
+        detours: other places that are looked into first, and as many slips: answers that are no admissible command, once or
+            twice in a row. They are there to be read, not learnt ("slip": True), so that the model sees what to do after
+            one; without, it gives the same wrong answer for the rest of the episode.
     """
     commands = json.loads(game_file.read_text())["walkthrough"]
     environment, draw = FastEnvironment(), random.Random(f"{game_file.parent}/{detours}")
     observation = environment.reset(game_file)
     said, messages = step_prompt("compact", task_of(observation.text), [], 0, observation), list[dict[str, str]]()
     plan = list(zip(thoughts(commands), commands, strict=True))
+    slips = sorted(draw.sample(range(len(plan)), min(detours, len(plan))))
     places = [c for c in observation.admissible_commands if c.startswith("go to") and c != commands[0]]
     for place in draw.sample(places, min(detours, len(places))):
         plan.insert(0, (plan[0][0], place))
     while plan:
         thought, command = plan.pop(0)
+        if slips and len(messages) // 2 >= slips[0]:
+            slips.pop(0)
+            wrong = draw.choice(impossible(observation, command))
+            for _ in range(draw.randint(1, 2)):
+                messages += [
+                    {"role": "user", "content": said},
+                    {"role": "assistant", "content": write_answer(thought, wrong), "slip": "yes"},
+                ]
+                said = next_message("compact", refusal(observation))
         messages += [
             {"role": "user", "content": said},
             {"role": "assistant", "content": write_answer(thought, command)},
@@ -106,6 +118,20 @@ def demonstration(game_file: Path, detours: int = 0) -> list[dict[str, str]]:
             plan.insert(0, (thought, opening))
     assert observation.won, f"{game_file}: its walkthrough does not win"
     return messages
+
+
+def impossible(observation: Observation, right: str) -> list[str]:
+    """Commands like the right one that cannot be given: other places to go to, the object from somewhere else."""
+    places = [name.lower() for name in _RECEPTACLES]
+    match right.split():
+        case ["take", name, number, "from", *_]:
+            wrong = [f"take {name} {int(number) + 1} from {place} 1" for place in places]
+            wrong += [f"take {name} {number} from {place} 1" for place in places]
+        case ["go", "to", *_]:
+            wrong = [f"go to {place} 1" for place in places]
+        case _:
+            wrong = [f"go to {place} 1" for place in places] + [f"open {place} 1" for place in places]
+    return [command for command in wrong if command not in observation.admissible_commands]
 
 
 def train_tokenizer(conversations: Sequence[list[dict[str, str]]]) -> Qwen2Tokenizer:
@@ -133,14 +159,15 @@ def renamed(messages: list[dict[str, str]], draw: random.Random) -> list[dict[st
 
 
 def encode(tokenizer: Qwen2Tokenizer, messages: list[dict[str, str]]) -> tuple[list[int], list[int]]:
-    """Token ids of a conversation and their labels: the answers, each with the token that ends it."""
+    """Token ids of a conversation and their labels: the answers but for slips, each with the token that ends it."""
     ids = tokenizer.apply_chat_template(messages, return_dict=False)
     start, end = tokenizer.convert_tokens_to_ids(START_TOKEN), tokenizer.eos_token_id
     assistant = tokenizer.encode("a")[0]
     labels, answers = [IGNORED] * len(ids), False
+    to_learn = iter(["slip" not in message for message in messages if message["role"] == "assistant"])
     for i, token in enumerate(ids):
         if token == start:
-            answers = ids[i + 1] == assistant
+            answers = ids[i + 1] == assistant and next(to_learn)
             begin = i + 3  # after the role and its newline
         elif answers and i >= begin:
             labels[i] = token
@@ -209,4 +236,6 @@ def ensure_warm_start(cache_dir: Path, config: WarmStartConfig | None = None) ->
             flush=True,
         )
 
-    return cached_folder(cache_dir / "alfworld_warm", {"version": 1, **asdict(config)}, build)
+    return cached_folder(
+        cache_dir / "alfworld_warm", {"version": 1, "games": game_settings("tiny"), **asdict(config)}, build
+    )

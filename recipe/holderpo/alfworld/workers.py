@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from recipe.holderpo.alfworld.environment import FastEnvironment, Observation
 
 logger = logging.getLogger(__name__)
 
 WORKER_CPUS = 0.25  # what Ray books for a worker; an agent waits for its model most of the time
+START_SECONDS = 600
 MAX_BREAKS = 2  # workers that one episode may lose during its own calls
 
 
@@ -51,7 +52,7 @@ class EnvironmentHost:
             self._free.append(environment)
 
     def pid(self) -> int:
-        """The process id, to be killed by tests."""
+        """The process id."""
         return os.getpid()
 
 
@@ -63,6 +64,25 @@ class _Worker:
         self.lock = asyncio.Lock()
         self.episodes = 0
         self.alive = True
+        self._starting: Any = self.actor.pid.remote()
+
+    async def started(self) -> None:
+        """Wait until the process is there, which is not the episode's time.
+
+        Raises:
+            TimeoutError: Ray has no CPU for it.
+        """
+        if self._starting is None:
+            return
+        starting, self._starting = self._starting, None
+        try:
+            await asyncio.wait_for(starting, START_SECONDS)
+        except asyncio.TimeoutError:
+            raise TimeoutError(
+                f"an environment worker did not start in {START_SECONDS} s: Ray has no CPU for it"
+            ) from None
+        except RayError:  # died while starting; the call that follows says so
+            pass
 
 
 class EnvironmentPool:
@@ -78,7 +98,7 @@ class EnvironmentPool:
     def __init__(self, workers: int, episodes_per_worker: int, timeout: float):
         self.timeout = timeout
         self.workers_lost = 0
-        self.episodes_lost = 0
+        self.episodes_lost = 0  # counted by the agent loop, which loses some for its own reasons
         self._workers = [_Worker() for _ in range(workers)]
         self._places = asyncio.Semaphore(workers * episodes_per_worker)
         self._numbers = count()
@@ -167,15 +187,16 @@ class Episode:
         async with worker.lock:
             if not worker.alive:
                 raise _WorkerGone
+            await worker.started()
             call = getattr(worker.actor, method).remote(self._number, argument)
             try:
                 return await asyncio.wait_for(call, self._pool.timeout)
             except RayTaskError as error:  # an exception in the environment; the process is well
                 raise self._lost(f"{method}({argument!r}): {error.cause!r}") from error
-            except (RayActorError, asyncio.TimeoutError) as error:
+            except (RayError, asyncio.TimeoutError) as error:
                 self._pool.replace(worker)
                 self._breaks += 1
-                reason = "died" if isinstance(error, RayActorError) else f"gave no answer in {self._pool.timeout:g} s"
+                reason = "died" if isinstance(error, RayError) else f"gave no answer in {self._pool.timeout:g} s"
                 logger.warning("environment worker %s during %s(%r) of %s", reason, method, argument, self._game_file)
                 if self._breaks >= MAX_BREAKS:
                     raise self._lost(f"a second worker {reason} during {method}({argument!r})") from None
@@ -188,7 +209,6 @@ class Episode:
         return worker
 
     def _lost(self, why: str) -> EpisodeLost:
-        self._pool.episodes_lost += 1
         return EpisodeLost(f"{self._game_file}: {why}")
 
 

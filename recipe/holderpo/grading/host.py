@@ -16,7 +16,7 @@ from functools import partial
 from threading import Lock
 from typing import TextIO
 
-from pebble import ProcessFuture, ProcessPool
+from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
 from recipe.holderpo.grading import verify
 
@@ -58,7 +58,7 @@ class Host:
             fault = "unreadable" if equal is None else None
         elif isinstance(error, FutureTimeoutError):
             fault = "timeout"
-        elif isinstance(error, EnvironmentError):  # pebble's ProcessExpired among them
+        elif isinstance(error, ProcessExpired):  # the process is gone
             if attempt < ATTEMPTS:
                 return self.submit(request, attempt + 1)
             fault = "crash"
