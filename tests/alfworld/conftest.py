@@ -24,7 +24,7 @@ def train_games(games: Path) -> list[Path]:
     return game_files(games, "train")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ray_cluster() -> Iterator[None]:
     """A Ray of its own for the environment workers."""
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)

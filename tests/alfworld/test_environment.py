@@ -67,9 +67,9 @@ def test_memory_stays_flat_over_many_episodes(train_games: list[Path]) -> None:
             seen = environment.reset(train_games[episode % len(train_games)])
             environment.step(seen.admissible_commands[0])
 
-    play(40)
+    play(20)
     before = resident_mb()
-    play(400)
+    play(200)
     assert resident_mb() - before < 3  # MB; benchmarks/alfworld.py plays 10,000
 
 

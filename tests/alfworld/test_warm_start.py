@@ -84,7 +84,7 @@ def test_training_lowers_the_loss_and_follows_its_seed(train_games: list[Path]) 
     shape = TinyModelConfig(hidden_size=64, intermediate_size=64, num_layers=1, num_heads=2, max_length=2048)
     config = WarmStartConfig(model=shape, steps=24, batch_size=2, warmup_steps=2)
     model, tokenizer, losses = warm_start(config, conversations)
-    assert sum(losses[-4:]) < 0.6 * sum(losses[:4])
+    assert sum(losses[-4:]) < 0.75 * sum(losses[:4])
     again, _, _ = warm_start(config, conversations)
     assert torch.equal(model.lm_head.weight, again.lm_head.weight)
     assert tokenizer.model_max_length == 2048

@@ -26,7 +26,7 @@ from recipe.holderpo.alfworld.games import game_files
 from recipe.holderpo.alfworld.prompt import next_message, refusal, step_prompt, task_of, write_answer
 from recipe.holderpo.alfworld.rooms import OPENABLE, ROOM_KINDS
 from recipe.holderpo.local.cache import cached_folder
-from recipe.holderpo.local.pretrain import IGNORED, learning_rate
+from recipe.holderpo.local.pretrain import IGNORED, learning_rate, supervised_update
 from recipe.holderpo.local.tiny_model import START_TOKEN, TinyModelConfig, build_model, build_tokenizer, save_model
 
 # A token each: the answer's format, and the numbers of objects (" 1" would be two otherwise).
@@ -206,12 +206,7 @@ def warm_start(
         wanted = labels[:, 1:]
         answered = wanted != IGNORED  # logits of these alone: a fifth of all
         loss = cross_entropy(model.lm_head(hidden[answered]), wanted[answered])
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(config, step)
-        optimizer.step()
-        optimizer.zero_grad()
+        supervised_update(model, optimizer, loss, learning_rate(config, step))
         losses.append(loss.item())
         if (step + 1) % 200 == 0:
             print(f"model: step {step + 1} of {config.steps}, loss {losses[-1]:.3f}", flush=True)

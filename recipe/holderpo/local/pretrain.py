@@ -83,14 +83,19 @@ def pretrain(config: PretrainConfig) -> tuple[Qwen2ForCausalLM, Qwen2Tokenizer, 
         input_ids, labels = (torch.where(in_box, a[picks], b[picks]) for a, b in zip(boxed, bare, strict=True))
         logits = model(input_ids=input_ids[:, :-1]).logits
         loss = cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(config, step)
-        optimizer.step()
-        optimizer.zero_grad()
+        supervised_update(model, optimizer, loss, learning_rate(config, step))
         losses.append(loss.item())
     return model.eval(), tokenizer, losses
+
+
+def supervised_update(model: torch.nn.Module, optimizer: torch.optim.Optimizer, loss: torch.Tensor, lr: float) -> None:
+    """One optimiser step with gradients clipped to norm 1."""
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    optimizer.step()
+    optimizer.zero_grad()
 
 
 class RateSettings(Protocol):
