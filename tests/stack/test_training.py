@@ -123,19 +123,20 @@ def _assert_same(expected: object, got: object, where: str) -> None:
         assert expected == got, where
 
 
-LOGGED_TO = {"holder_static": ("wandb", "wandb/offline-run-*"), "grpo": ("tensorboard", "tensorboard/events.*")}
+LOGGED_TO = {"holder_static": ("wandb", "wandb/offline-run-*"), "dapo": ("tensorboard", "tensorboard/events.*")}
 
 
-@pytest.mark.parametrize("algo", ["holder_static", "grpo", "dr_grpo", "gspo", "gmpo", "dapo"])
-def test_every_algo_trains(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, algo: str) -> None:
+@pytest.mark.parametrize("algo", ["holder_static", "gmpo", "dapo"])
+def test_every_kind_of_algo_trains(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, algo: str) -> None:
+    """Our loss with a constant p, one of verl's, and one with a sampler of its own; the others differ in numbers alone."""
     monkeypatch.setenv("WANDB_MODE", "offline")
     logger, files = LOGGED_TO.get(algo, ("console", "metrics.jsonl"))
-    records = train(tmp_path / "run", f"algo={algo}", f"logger={logger}", "trainer.total_training_steps=3")
-    assert [r["step"] for r in records] == [1, 2, 3]
+    records = train(tmp_path / "run", f"algo={algo}", f"logger={logger}", "trainer.total_training_steps=2")
+    assert [r["step"] for r in records] == [1, 2]
     assert any(r["actor/grad_norm"] > 0 for r in records)
     assert all(math.isfinite(r["actor/pg_loss"]) for r in records)
     if algo == "holder_static":
-        assert [r["holder/p"] for r in records] == [0.0, 0.0, 0.0]
+        assert [r["holder/p"] for r in records] == [0.0, 0.0]
     assert list((tmp_path / "run").glob(files)), f"nothing at {files}"
 
 

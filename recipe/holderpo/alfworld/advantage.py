@@ -26,7 +26,9 @@ def step_grpo(
     Returns:
         advantages and returns, the same (B, T) tensor.
     """
-    scores = token_level_rewards.sum(-1)
+    # In float32 the mean of equal scores may differ from them by a unit in the last place, which the division by a standard
+    # deviation of about 0 turns into advantages of order 1.
+    scores = token_level_rewards.double().sum(-1)
     advantages = torch.zeros_like(scores)
     divide = config is None or config.get("norm_adv_by_std_in_grpo", True)
     for group in np.unique(index):
@@ -35,5 +37,5 @@ def step_grpo(
             continue  # nothing to compare it with
         centred = scores[rows] - scores[rows].mean()
         advantages[rows] = centred / (scores[rows].std() + EPSILON) if divide else centred
-    result = advantages.unsqueeze(-1) * response_mask
+    result = advantages.to(token_level_rewards.dtype).unsqueeze(-1) * response_mask
     return result, result

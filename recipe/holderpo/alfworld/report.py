@@ -58,7 +58,7 @@ def table(validations: dict[int, list[Transcript]]) -> str:
             chosen = [episode for episode in episodes if episode["split"] == split]
             if chosen:
                 rows[f"{split}, step {step} ({len(chosen)} episodes)"] = success(chosen)
-    return as_text(rows)
+    return as_text(rows, head="validation")
 
 
 def as_story(episode: Transcript) -> str:

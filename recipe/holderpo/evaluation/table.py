@@ -33,10 +33,10 @@ def row_average(row: Mapping[str, Estimate]) -> Estimate | None:
     return average([row[name] for name in BENCHMARKS]) if all(name in row for name in BENCHMARKS) else None
 
 
-def _cells(results: Results) -> list[list[str]]:
+def _cells(results: Results, head: str) -> list[list[str]]:
     names = columns(results)
     with_average = any(row_average(row) for row in results.values())
-    lines = [["model", *(LABELS.get(name, name) for name in names), *(["avg"] if with_average else [])]]
+    lines = [[head, *(LABELS.get(name, name) for name in names), *(["avg"] if with_average else [])]]
     for label, row in results.items():
         estimates = [row.get(name) for name in names] + ([row_average(row)] if with_average else [])
         lines.append([label, *(_percent(estimate) for estimate in estimates)])
@@ -50,8 +50,9 @@ def _percent(estimate: Estimate | None) -> str:
     return f"{100 * estimate.value:.1f}{error}"
 
 
-def as_text(results: Results) -> str:
-    lines = _cells(results)
+def as_text(results: Results, head: str = "model") -> str:
+    """Aligned columns; `head` says what the rows are."""
+    lines = _cells(results, head)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]).rstrip()
@@ -60,7 +61,7 @@ def as_text(results: Results) -> str:
 
 
 def as_markdown(results: Results) -> str:
-    head, *rows = _cells(results)
+    head, *rows = _cells(results, "model")
     return "\n".join(
         ["| " + " | ".join(head) + " |", "|---" * len(head) + "|", *("| " + " | ".join(r) + " |" for r in rows)]
     )
