@@ -41,8 +41,9 @@ def overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
             "alfworld.answer_tokens=8",
         ),
         *("data.max_prompt_length=900", "data.max_response_length=8", "actor_rollout_ref.rollout.max_model_len=1024"),
-        *("data.train_batch_size=4", "actor_rollout_ref.rollout.n=4", f"trainer.total_training_steps={STEPS}"),
-        *("trainer.val_before_train=false", f"trainer.test_freq={STEPS}", "trainer.save_freq=1"),
+        *("data.train_batch_size=4", "actor_rollout_ref.rollout.n=4", "actor_rollout_ref.rollout.val_kwargs.n=1"),
+        *(f"trainer.total_training_steps={STEPS}", f"trainer.test_freq={STEPS}"),
+        *("trainer.val_before_train=false", "trainer.save_freq=1"),
     ]
 
 
