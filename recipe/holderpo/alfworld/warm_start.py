@@ -1,8 +1,8 @@
 """The small model of the CPU run: a Qwen2 of under a million parameters, taught walkthroughs of tiny games.
 
-The walkthroughs know where everything is; the model does not, so its demonstrations look in places at random first. It
-learns what to say, what a task needs, and to search without any plan: not to look in the same place twice, and to give
-no command that is not possible, are left for reinforcement learning.
+The walkthroughs know where everything is; the model does not, and in a conversation that begins with a room's furniture it
+can only guess where to look. So it learns what to say and what a task needs; what to do about a wrong guess it has seen
+too seldom to be good at, which is left for reinforcement learning.
 """
 
 import json
@@ -26,17 +26,14 @@ from recipe.holderpo.alfworld.games import game_files
 from recipe.holderpo.alfworld.prompt import next_message, refusal, step_prompt, task_of, write_answer
 from recipe.holderpo.alfworld.rooms import OPENABLE, ROOM_KINDS
 from recipe.holderpo.local.cache import cached_folder
-from recipe.holderpo.local.pretrain import learning_rate, supervised_update
+from recipe.holderpo.local.pretrain import IGNORED, learning_rate, supervised_update
 from recipe.holderpo.local.tiny_model import START_TOKEN, TinyModelConfig, build_model, build_tokenizer, save_model
 
 # A token each: the answer's format, and the numbers of objects (" 1" would be two otherwise).
 WHOLE = ("<think>", "</think>", "<action>", "</action>", *(f" {number}" for number in range(1, 10)))
 VOCABULARY = 640
 SORTED_BATCHES = 16  # drawn together and sorted by length
-DETOURS = (0, 1, 3)  # a demonstration each of every game
-TEXT_WEIGHT = (
-    0.3  # of what the environment says, beside the answers' 1: there is much to copy in it, which answers need too
-)
+DETOURS = (0, 1, 2)  # a demonstration each of every game
 
 _TOOLS = {"SinkBasin", "Microwave", "Fridge"}
 _RECEPTACLES = sorted({name for kind in ROOM_KINDS.values() for name in kind.always + kind.maybe} - _TOOLS)
@@ -85,22 +82,19 @@ def demonstration(game_file: Path, detours: int = 0) -> list[dict[str, str]]:
     """A game's walkthrough as the conversation that the agent loop would have had.
 
     Args:
-        detours: how often another place is looked into first, drawn at random each time, so the same one may come again.
-            Half as many slips (rounded up): answers that are no admissible command, once or twice in a row. They are there
-            to be read, not learnt ("slip"), so that the model sees what to do after one; without, it gives the same wrong
-            answer for the rest of the episode.
+        detours: other places that are looked into first, and as many slips: answers that are no admissible command, once or
+            twice in a row. They are there to be read, not learnt ("slip": True), so that the model sees what to do after
+            one; without, it gives the same wrong answer for the rest of the episode.
     """
     commands = json.loads(game_file.read_text())["walkthrough"]
     environment, draw = FastEnvironment(), random.Random(f"{game_file.parent}/{detours}")
     observation = environment.reset(game_file)
     said, messages = step_prompt("compact", task_of(observation.text), [], 0, observation), list[dict[str, str]]()
     plan = list(zip(thoughts(commands), commands, strict=True))
-    slips = sorted(draw.sample(range(len(plan)), min((detours + 1) // 2, len(plan))))
+    slips = sorted(draw.sample(range(len(plan)), min(detours, len(plan))))
     places = [c for c in observation.admissible_commands if c.startswith("go to") and c != commands[0]]
-    for _ in range(detours):
-        elsewhere = [place for place in places if place != plan[0][1]]  # one cannot go to where one is
-        if elsewhere:
-            plan.insert(0, (plan[0][0], draw.choice(elsewhere)))
+    for place in draw.sample(places, min(detours, len(places))):
+        plan.insert(0, (plan[0][0], place))
     while plan:
         thought, command = plan.pop(0)
         if slips and len(messages) // 2 >= slips[0]:
@@ -164,22 +158,21 @@ def renamed(messages: list[dict[str, str]], draw: random.Random) -> list[dict[st
     ]
 
 
-def encode(tokenizer: Qwen2Tokenizer, messages: list[dict[str, str]]) -> tuple[list[int], list[float]]:
-    """Token ids of a conversation and the weight of each in the loss.
-
-    1 for the answers, each with the token that ends it; 0 for slips; TEXT_WEIGHT for all else."""
+def encode(tokenizer: Qwen2Tokenizer, messages: list[dict[str, str]]) -> tuple[list[int], list[int]]:
+    """Token ids of a conversation and their labels: the answers but for slips, each with the token that ends it."""
     ids = tokenizer.apply_chat_template(messages, return_dict=False)
     start, end = tokenizer.convert_tokens_to_ids(START_TOKEN), tokenizer.eos_token_id
     assistant = tokenizer.encode("a")[0]
-    weights, within = [TEXT_WEIGHT] * len(ids), TEXT_WEIGHT
-    of_answers = iter([float("slip" not in message) for message in messages if message["role"] == "assistant"])
+    labels, answers = [IGNORED] * len(ids), False
+    to_learn = iter(["slip" not in message for message in messages if message["role"] == "assistant"])
     for i, token in enumerate(ids):
-        if token == start and ids[i + 1] == assistant:
-            within, begin = next(of_answers), i + 3  # after the role and its newline
-        elif within != TEXT_WEIGHT and i >= begin:
-            weights[i] = within
-            within = TEXT_WEIGHT if token == end else within
-    return ids, weights
+        if token == start:
+            answers = ids[i + 1] == assistant and next(to_learn)
+            begin = i + 3  # after the role and its newline
+        elif answers and i >= begin:
+            labels[i] = token
+            answers = token != end
+    return ids, labels
 
 
 def batched(
@@ -205,17 +198,17 @@ def warm_start(
     losses = []
     for step in range(config.steps):
         examples = [encode(tokenizer, messages) for messages in next(batches)]
-        ids, weights = (
+        ids, labels = (
             pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=padding)
-            for rows, padding in zip(zip(*examples, strict=True), (tokenizer.pad_token_id, 0.0), strict=True)
+            for rows, padding in zip(zip(*examples, strict=True), (tokenizer.pad_token_id, IGNORED), strict=True)
         )
-        logits, weights = model(input_ids=ids[:, :-1]).logits, weights[:, 1:]
-        token_losses = cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
-        answers, text = weights == 1, weights == TEXT_WEIGHT
-        loss = token_losses[answers].mean() + TEXT_WEIGHT * token_losses[text].mean()
+        hidden = model.model(input_ids=ids[:, :-1]).last_hidden_state
+        wanted = labels[:, 1:]
+        answered = wanted != IGNORED  # logits of these alone: a fifth of all
+        loss = cross_entropy(model.lm_head(hidden[answered]), wanted[answered])
         supervised_update(model, optimizer, loss, learning_rate(config, step))
-        losses.append(token_losses[answers].mean().item())
-        if (step + 1) % 100 == 0:
+        losses.append(loss.item())
+        if (step + 1) % 200 == 0:
             print(f"model: step {step + 1} of {config.steps}, loss {losses[-1]:.3f}", flush=True)
     return model.eval(), tokenizer, losses
 
@@ -239,5 +232,5 @@ def ensure_warm_start(cache_dir: Path, config: WarmStartConfig | None = None) ->
         )
 
     return cached_folder(
-        cache_dir / "alfworld_warm", {"version": 3, "games": game_settings("tiny"), **asdict(config)}, build
+        cache_dir / "alfworld_warm", {"version": 1, "games": game_settings("tiny"), **asdict(config)}, build
     )
