@@ -33,6 +33,7 @@ def _verl_config_dir() -> str:
 
 OmegaConf.register_new_resolver("verl_config_dir", _verl_config_dir)
 OmegaConf.register_new_resolver("math_template", chat_template)
+OmegaConf.register_new_resolver("cores_per_rank", lambda ranks: max(1, (os.cpu_count() or 1) // ranks))
 OmegaConf.register_new_resolver("recipe_file", lambda name: str(Path(__file__).parent / name))
 
 

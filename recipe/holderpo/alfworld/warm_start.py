@@ -1,8 +1,9 @@
 """The small model of the CPU run: a Qwen2 of under a million parameters, taught walkthroughs of tiny games.
 
-The walkthroughs know where everything is; the model does not, and in a conversation that begins with a room's furniture it
-can only guess where to look. So it learns what to say and what a task needs; what to do about a wrong guess it has seen
-too seldom to be good at, which is left for reinforcement learning.
+It learns from good walkthroughs first, then for a short while from a dawdler's, who now and then, instead of going on, looks
+around, takes stock or examines something. So it knows what to say and what a task needs, and has a habit that costs it the
+episodes which have not enough steps for it. That is what an hour of reinforcement learning on two cores can mend;
+docs/alfworld.md has what it could not.
 """
 
 import json
@@ -11,7 +12,8 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,9 +23,9 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import Qwen2ForCausalLM, Qwen2Tokenizer
 
 from recipe.holderpo.alfworld.dataset import ensure_games, game_settings
-from recipe.holderpo.alfworld.environment import FastEnvironment, Observation
+from recipe.holderpo.alfworld.environment import FastEnvironment
 from recipe.holderpo.alfworld.games import game_files
-from recipe.holderpo.alfworld.prompt import next_message, refusal, step_prompt, task_of, write_answer
+from recipe.holderpo.alfworld.prompt import next_message, step_prompt, task_of, write_answer
 from recipe.holderpo.alfworld.rooms import OPENABLE, ROOM_KINDS
 from recipe.holderpo.local.cache import cached_folder
 from recipe.holderpo.local.pretrain import IGNORED, learning_rate, supervised_update
@@ -34,6 +36,9 @@ WHOLE = ("<think>", "</think>", "<action>", "</action>", *(f" {number}" for numb
 VOCABULARY = 640
 SORTED_BATCHES = 16  # drawn together and sorted by length
 DETOURS = (0, 1, 2)  # a demonstration each of every game
+# Of a dawdler's commands, the share that does nothing for the task, and what they begin with.
+DAWDLING = 0.4
+IDLE = ("look", "inventory", "examine")
 
 _TOOLS = {"SinkBasin", "Microwave", "Fridge"}
 _RECEPTACLES = sorted({name for kind in ROOM_KINDS.values() for name in kind.always + kind.maybe} - _TOOLS)
@@ -51,12 +56,14 @@ class WarmStartConfig:
     """Everything that the weights depend on beside the games."""
 
     model: TinyModelConfig = field(
-        default_factory=lambda: TinyModelConfig(hidden_size=128, intermediate_size=256, num_layers=3, max_length=2048)
+        default_factory=lambda: TinyModelConfig(hidden_size=128, intermediate_size=256, num_layers=3, max_length=3072)
     )
     seed: int = 0
-    steps: int = 1000
+    steps: int = 1400
+    dawdling_steps: int = 150
     batch_size: int = 8
     lr: float = 4e-3
+    dawdling_lr: float = 1e-3
     lr_end: float = 3e-4
     warmup_steps: int = 20
 
@@ -78,34 +85,27 @@ def thoughts(commands: Sequence[str]) -> list[str]:
     return found[::-1]
 
 
-def demonstration(game_file: Path, detours: int = 0) -> list[dict[str, str]]:
+def demonstration(game_file: Path, detours: int = 0, dawdling: float = 0.0) -> list[dict[str, str]]:
     """A game's walkthrough as the conversation that the agent loop would have had.
 
     Args:
-        detours: other places that are looked into first, and as many slips: answers that are no admissible command, once or
-            twice in a row. They are there to be read, not learnt ("slip": True), so that the model sees what to do after
-            one; without, it gives the same wrong answer for the rest of the episode.
+        detours: other places that are looked into first.
+        dawdling: the share of commands, in [0, 1), that do nothing for the task.
     """
     commands = json.loads(game_file.read_text())["walkthrough"]
     environment, draw = FastEnvironment(), random.Random(f"{game_file.parent}/{detours}")
     observation = environment.reset(game_file)
     said, messages = step_prompt("compact", task_of(observation.text), [], 0, observation), list[dict[str, str]]()
     plan = list(zip(thoughts(commands), commands, strict=True))
-    slips = sorted(draw.sample(range(len(plan)), min(detours, len(plan))))
     places = [c for c in observation.admissible_commands if c.startswith("go to") and c != commands[0]]
     for place in draw.sample(places, min(detours, len(places))):
         plan.insert(0, (plan[0][0], place))
     while plan:
-        thought, command = plan.pop(0)
-        if slips and len(messages) // 2 >= slips[0]:
-            slips.pop(0)
-            wrong = draw.choice(impossible(observation, command))
-            for _ in range(draw.randint(1, 2)):
-                messages += [
-                    {"role": "user", "content": said},
-                    {"role": "assistant", "content": write_answer(thought, wrong), "slip": "yes"},
-                ]
-                said = next_message("compact", refusal(observation))
+        thought, command = plan[0]
+        if draw.random() < dawdling:
+            command = draw.choice([c for c in observation.admissible_commands if c.split()[0] in IDLE])
+        else:
+            plan.pop(0)
         messages += [
             {"role": "user", "content": said},
             {"role": "assistant", "content": write_answer(thought, command)},
@@ -118,20 +118,6 @@ def demonstration(game_file: Path, detours: int = 0) -> list[dict[str, str]]:
             plan.insert(0, (thought, opening))
     assert observation.won, f"{game_file}: its walkthrough does not win"
     return messages
-
-
-def impossible(observation: Observation, right: str) -> list[str]:
-    """Commands like the right one that cannot be given: other places to go to, the object from somewhere else."""
-    places = [name.lower() for name in _RECEPTACLES]
-    match right.split():
-        case ["take", name, number, "from", *_]:
-            wrong = [f"take {name} {int(number) + 1} from {place} 1" for place in places]
-            wrong += [f"take {name} {number} from {place} 1" for place in places]
-        case ["go", "to", *_]:
-            wrong = [f"go to {place} 1" for place in places]
-        case _:
-            wrong = [f"go to {place} 1" for place in places] + [f"open {place} 1" for place in places]
-    return [command for command in wrong if command not in observation.admissible_commands]
 
 
 def train_tokenizer(conversations: Sequence[list[dict[str, str]]]) -> Qwen2Tokenizer:
@@ -159,15 +145,14 @@ def renamed(messages: list[dict[str, str]], draw: random.Random) -> list[dict[st
 
 
 def encode(tokenizer: Qwen2Tokenizer, messages: list[dict[str, str]]) -> tuple[list[int], list[int]]:
-    """Token ids of a conversation and their labels: the answers but for slips, each with the token that ends it."""
+    """Token ids of a conversation and their labels: the answers, each with the token that ends it."""
     ids = tokenizer.apply_chat_template(messages, return_dict=False)
     start, end = tokenizer.convert_tokens_to_ids(START_TOKEN), tokenizer.eos_token_id
     assistant = tokenizer.encode("a")[0]
     labels, answers = [IGNORED] * len(ids), False
-    to_learn = iter(["slip" not in message for message in messages if message["role"] == "assistant"])
     for i, token in enumerate(ids):
         if token == start:
-            answers = ids[i + 1] == assistant and next(to_learn)
+            answers = ids[i + 1] == assistant
             begin = i + 3  # after the role and its newline
         elif answers and i >= begin:
             labels[i] = token
@@ -188,11 +173,23 @@ def batched(
 
 
 def warm_start(
-    config: WarmStartConfig, conversations: Sequence[list[dict[str, str]]]
+    config: WarmStartConfig, walkthroughs: Sequence[list[dict[str, str]]], dawdling: Sequence[list[dict[str, str]]]
 ) -> tuple[Qwen2ForCausalLM, Qwen2Tokenizer, list[float]]:
-    """Train a fresh model on the conversations; return it with its tokenizer and the loss of each step."""
-    tokenizer = train_tokenizer(conversations)
+    """Train a fresh model on the one, then on the other; return it with its tokenizer and the loss of each step."""
+    tokenizer = train_tokenizer(walkthroughs)
     model = build_model(config.model, tokenizer, config.seed)
+    losses = learn(config, model, tokenizer, walkthroughs)
+    dawdle = replace(config, steps=config.dawdling_steps, lr=config.dawdling_lr)
+    return model.eval(), tokenizer, losses + learn(dawdle, model, tokenizer, dawdling)
+
+
+def learn(
+    config: WarmStartConfig,
+    model: Qwen2ForCausalLM,
+    tokenizer: Qwen2Tokenizer,
+    conversations: Sequence[list[dict[str, str]]],
+) -> list[float]:
+    """`config.steps` updates of the model, in place; returns their losses."""
     batches = batched(conversations, config)
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.01)
     losses = []
@@ -210,7 +207,7 @@ def warm_start(
         losses.append(loss.item())
         if (step + 1) % 200 == 0:
             print(f"model: step {step + 1} of {config.steps}, loss {losses[-1]:.3f}", flush=True)
-    return model.eval(), tokenizer, losses
+    return losses
 
 
 def ensure_warm_start(cache_dir: Path, config: WarmStartConfig | None = None) -> Path:
@@ -222,15 +219,18 @@ def ensure_warm_start(cache_dir: Path, config: WarmStartConfig | None = None) ->
         print("model: learning walkthroughs of tiny games on this CPU ...", flush=True)
         with ProcessPoolExecutor() as pool:
             files = [file for file in game_files(games, "train") for _ in DETOURS]
-            conversations = list(pool.map(demonstration, files, DETOURS * len(files), chunksize=9))
-        model, tokenizer, losses = warm_start(config, conversations)
+            walkthroughs, dawdling = (
+                list(pool.map(partial(demonstration, dawdling=share), files, DETOURS * len(files), chunksize=9))
+                for share in (0.0, DAWDLING)
+            )
+        model, tokenizer, losses = warm_start(config, walkthroughs, dawdling)
         save_model(model, tokenizer, folder)
         print(
-            f"model: {model.num_parameters() / 1e6:.2f} M parameters, {config.steps} steps, loss {losses[-1]:.3f}, "
+            f"model: {model.num_parameters() / 1e6:.2f} M parameters, {len(losses)} steps, loss {losses[-1]:.3f}, "
             f"{time.monotonic() - start:.0f} s",
             flush=True,
         )
 
     return cached_folder(
-        cache_dir / "alfworld_warm", {"version": 1, "games": game_settings("tiny"), **asdict(config)}, build
+        cache_dir / "alfworld_warm", {"version": 4, "games": game_settings("tiny"), **asdict(config)}, build
     )
