@@ -70,7 +70,7 @@ def test_memory_stays_flat_over_many_episodes(train_games: list[Path]) -> None:
     play(20)
     before = resident_mb()
     play(200)
-    assert resident_mb() - before < 3  # MB; benchmarks/alfworld.py plays 10,000
+    assert resident_mb() - before < 3  # MB; benchmarks/environments.py plays 10,000
 
 
 def test_a_file_that_states_no_task_is_refused(train_games: list[Path], tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """ALFWorld's environments: the fast one against ALFWorld's own, steps a second over Ray workers, memory over many episodes.
 
-    .venv/bin/python benchmarks/alfworld.py                       # all three
-    .venv/bin/python benchmarks/alfworld.py --part workers --size full
+    .venv/bin/python benchmarks/environments.py                       # all three
+    .venv/bin/python benchmarks/environments.py --part workers --size full
 
 Each comparison interleaves the two and reports medians.
 """
