@@ -63,7 +63,9 @@ def verify(folder: Path) -> Checkpoint:
     Raises:
         Damaged: what is wrong.
     """
-    manifest = _manifest(folder)
+    if folder not in step_folders(folder.parent):
+        raise Damaged(f"{folder} is no folder {PREFIX}N")
+    manifest = read_manifest(folder)
     entries = manifest["files"]
     with ThreadPoolExecutor(HASH_THREADS) as pool:
         for problem in pool.map(lambda name: _problem(folder / name, entries[name]), entries):
@@ -74,7 +76,7 @@ def verify(folder: Path) -> Checkpoint:
 
 def newest_whole(root: Path) -> tuple[Checkpoint | None, list[str]]:
     """The whole checkpoint of the highest step under `root`, and why each newer folder was passed over."""
-    passed_over = []
+    passed_over = list[str]()
     for folder in step_folders(root):
         try:
             return verify(folder), passed_over
@@ -105,13 +107,16 @@ def remove(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
-def retain(root: Path, keep: int | None) -> None:
-    """Delete all but the `keep` newest committed checkpoints (None: keep all), and what saves that were cut off left."""
-    folders = step_folders(root)
-    whole = [folder for folder in folders if committed(folder)]
-    unfinished = [folder for folder in folders if not committed(folder)]
-    for folder in unfinished + (whole[keep:] if keep is not None else []):
-        remove(folder)
+def retain(root: Path, newest: int, keep: int) -> None:
+    """Delete what is not among the `keep` newest checkpoints up to step `newest`, which has just been committed.
+
+    Later steps are of a line that was given up when the run went back; folders without a manifest, of saves that were cut
+    off.
+    """
+    kept = [folder for folder in step_folders(root) if committed(folder) and step_of(folder) <= newest][:keep]
+    for folder in step_folders(root):
+        if folder not in kept:
+            remove(folder)
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -149,7 +154,8 @@ def _problem(file: Path, entry: dict[str, Any]) -> str | None:
         return f"{file.name} cannot be read: {error.strerror}"
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest, compared with its own hash alone. Raises Damaged."""
     try:
         text = (folder / MANIFEST).read_text(encoding="utf-8")
     except FileNotFoundError:

@@ -72,6 +72,20 @@ def check_config(config: DictConfig) -> None:
     _number(config, f"{rollout}.n", 1, 4096, whole=True)
     _number(config, "trainer.total_training_steps", 1, 10**9, whole=True)
     _number(config, "restarts", 0, 1000, whole=True)
+    _number(config, "keep_checkpoints", 1, 1000, whole=True)
+    _choice(config, "trainer.resume_mode", "auto", "disable", "resume_path")
+    for key in ("trainer.max_actor_ckpt_to_keep", "trainer.max_critic_ckpt_to_keep"):
+        if (value := OmegaConf.select(config, key)) is not None:
+            raise ConfigError(f"{key} is {value!r}; allowed is null: keep_checkpoints says how many are kept")
+    if OmegaConf.select(config, f"{actor}.checkpoint.async_save"):
+        raise ConfigError(
+            f"{actor}.checkpoint.async_save is True; allowed is False: a checkpoint is committed when it is whole"
+        )
+    if config.trainer.resume_mode == "resume_path" and not isinstance(config.trainer.resume_from_path, str):
+        raise ConfigError(
+            f"trainer.resume_from_path is {config.trainer.resume_from_path!r}; "
+            "allowed with trainer.resume_mode=resume_path is a folder global_step_N"
+        )
     _number(config, "trainer.save_freq", -1, 10**9, whole=True)
     _number(config, "trainer.test_freq", -1, 10**9, whole=True)
     _number(config, "trainer.nnodes", 1, 10**5, whole=True)

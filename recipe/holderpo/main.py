@@ -18,9 +18,10 @@ import hydra
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from recipe.holderpo.checkpoint import Checkpoint
 from recipe.holderpo.config import ConfigError, check_config
 from recipe.holderpo.data.templates import chat_template
-from recipe.holderpo.resume import check_resume
+from recipe.holderpo.resume import check_resume, find_checkpoint
 
 
 def _verl_config_dir() -> str:
@@ -48,7 +49,8 @@ def resolve(config: DictConfig) -> DictConfig:
 def set_environment(config: DictConfig) -> None:
     """Give `config.env` to this process, which reads VERL_PLATFORM when it imports verl, and to Ray's workers, which may
     belong to a cluster that is up already."""
-    env = {name: str(value) for name, value in config.env.items()}
+    # verl loads checkpoints with weights_only=False, which runs whatever code they hold; torch's own switch overrides it.
+    env = {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1"} | {name: str(value) for name, value in config.env.items()}
     os.environ.update(env)
     with open_dict(config):
         OmegaConf.update(config, "ray_kwargs.ray_init.runtime_env.env_vars", env, force_add=True)
@@ -68,14 +70,17 @@ def check(config: DictConfig) -> None:
         raise ConfigError(f"verl refuses this config: {' '.join(str(error).split())}") from error
 
 
-def train(config: DictConfig) -> None:
-    """Run verl's trainer to the end, with a line a step from the run's record."""
+def train(config: DictConfig, checkpoint: Checkpoint | None) -> None:
+    """Run verl's trainer from the checkpoint to the end, with a line a step from the run's record."""
     from verl.trainer.main_ppo import run_ppo
 
     from recipe.holderpo.report.console import Progress
     from recipe.holderpo.runner import HolderTaskRunner
 
-    run_dir = Path(config.run_dir)
+    run_dir, resume = Path(config.run_dir), {"resume_mode": "disable", "resume_from_path": None}
+    if checkpoint is not None:
+        resume = {"resume_mode": "resume_path", "resume_from_path": str(checkpoint.folder)}
+    config = OmegaConf.merge(config, {"trainer": resume})
     with Progress(run_dir / "metrics.jsonl", config.trainer.total_training_steps), _output_to(run_dir / "driver.log"):
         run_ppo(config, task_runner_class=HolderTaskRunner)
 
@@ -101,7 +106,8 @@ def run(config: DictConfig) -> None:
     config = resolve(config)
     set_environment(config)
     check_config(config)
-    check_resume(config)
+    checkpoint = find_checkpoint(config)
+    check_resume(config, checkpoint)
     from recipe.holderpo.local import prepare
 
     prepare.ensure(config.embedded_model, config.embedded_data, Path(config.cache_dir))
@@ -114,7 +120,7 @@ def run(config: DictConfig) -> None:
     from recipe.holderpo.restart import with_restarts
 
     try:
-        with_restarts(train, config)
+        with_restarts(train, config, checkpoint)
     except KeyboardInterrupt:
         print("\nstopping ...", flush=True)
         _stop_ray()

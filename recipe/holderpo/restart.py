@@ -7,7 +7,8 @@ import ray
 from omegaconf import DictConfig
 from ray.exceptions import RayTaskError
 
-from recipe.holderpo.resume import checkpointed_step
+from recipe.holderpo.checkpoint import Checkpoint
+from recipe.holderpo.resume import find_checkpoint
 
 # Ray's and vLLM's names for it. An error that crossed processes has them in its text alone.
 LOST = (
@@ -33,18 +34,19 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.cause if isinstance(error, RayTaskError) else error.__cause__ or error.__context__
 
 
-def with_restarts(train: Callable[[DictConfig], None], config: DictConfig) -> None:
+def with_restarts(
+    train: Callable[[DictConfig, Checkpoint | None], None], config: DictConfig, checkpoint: Checkpoint | None
+) -> None:
     """Call `train`, and again after the loss of a process, at most `config.restarts` times. Other errors are raised."""
     for left in range(config.restarts, -1, -1):
         try:
-            return train(config)
+            return train(config, checkpoint)
         except Exception as error:
             lost = lost_process(error)
             if lost is None or left == 0:
                 raise
         ray.shutdown()
-        step = checkpointed_step(config)
-        origin = "the beginning, since there is no checkpoint yet" if step is None else f"step {step}"
-        print(
-            f"lost a process ({lost}); going on from {origin}; restarts left: {left - 1}", file=sys.stderr, flush=True
-        )
+        print(f"lost a process ({lost}); restarts left: {left - 1}", file=sys.stderr, flush=True)
+        checkpoint = find_checkpoint(config)
+        if checkpoint is None:
+            print("there is no checkpoint yet: the run begins again", file=sys.stderr, flush=True)

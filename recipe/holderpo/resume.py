@@ -1,10 +1,12 @@
 """Before a run goes on from its checkpoint: is it still the same run, and is anything left of it?"""
 
+import sys
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from recipe.holderpo.checkpoint import Checkpoint, Damaged, committed, newest_whole, step_folders, verify
 from recipe.holderpo.config import ConfigError
 from recipe.holderpo.report.record import METRICS_FILE, read_metrics
 
@@ -43,28 +45,67 @@ MEANING = (
 )
 
 
-def checkpointed_step(config: DictConfig) -> int | None:
-    """The global step of the checkpoint that verl will go on from; None if it will start afresh."""
-    tracker = Path(config.trainer.default_local_dir) / "latest_checkpointed_iteration.txt"
-    if config.trainer.resume_mode != "auto" or not tracker.exists():
+def find_checkpoint(config: DictConfig) -> Checkpoint | None:
+    """The checkpoint that the run goes on from, the newest whole one; None: it begins at step 0. Says which, and why.
+
+    Raises:
+        ConfigError: there is a checkpoint, or there should be one, but none that can be used. A run that was to go on
+            never begins again by itself.
+    """
+    trainer, root = config.trainer, Path(config.trainer.default_local_dir)
+    if trainer.resume_mode == "disable":
+        if any(committed(folder) for folder in step_folders(root)):
+            raise ConfigError(
+                f"trainer.resume_mode is 'disable'; allowed is auto, since {root} has checkpoints that a run from step 0 "
+                "would replace; or another name: run=..."
+            )
         return None
-    return int(tracker.read_text())
+    if trainer.resume_mode == "resume_path":
+        try:
+            found = verify(Path(trainer.resume_from_path))
+        except Damaged as error:
+            raise ConfigError(
+                f"trainer.resume_from_path is {trainer.resume_from_path!r}; allowed is a whole checkpoint: {error}"
+            ) from None
+        print(f"going on from step {found.step}: {found.folder}, as trainer.resume_from_path says", flush=True)
+        return found
+    whole, passed_over = newest_whole(root)
+    for problem in passed_over:
+        print(f"checkpoint passed over: {problem}", file=sys.stderr, flush=True)
+    if whole is not None:
+        print(f"going on from step {whole.step}: {whole.folder}, the newest whole checkpoint", flush=True)
+        return whole
+    damaged = [folder.name for folder in step_folders(root) if committed(folder)]
+    recorded = _last_step(Path(config.run_dir) / METRICS_FILE)
+    if damaged or 0 < trainer.save_freq <= recorded:
+        state = f"{len(damaged)} damaged checkpoints and no whole one" if damaged else "no checkpoint"
+        raise ConfigError(
+            f"run is {config.run!r}, which has a record of {recorded} steps and {state} in {root}; allowed is a run with a "
+            "whole checkpoint, or another name: run=... (or remove its folder to begin again)"
+        )
+    return None
 
 
-def check_resume(config: DictConfig) -> None:
+def check_resume(config: DictConfig, checkpoint: Checkpoint | None) -> None:
     """Refuse to go on from the checkpoint of a run that was another one, or that is finished.
 
     Raises:
         ConfigError: with one line.
     """
-    step, saved_file = checkpointed_step(config), Path(config.run_dir) / "config.yaml"
-    if step is None or not saved_file.exists():
+    if checkpoint is None:
         return
-    saved, total = OmegaConf.load(saved_file), config.trainer.total_training_steps
+    saved, total = OmegaConf.create(checkpoint.manifest["config"]), config.trainer.total_training_steps
     another = f"allowed is the value that run {config.run} began with, {{}}; or give it another name: run=..."
     for key in MEANING:
         for name, value, began in _differences(key, _plain(config, key), _plain(saved, key)):
-            raise ConfigError(f"{name} is {value!r}; {another.format(repr(began))}")
+            if name not in config.resume_changes:
+                raise ConfigError(f"{name} is {value!r}; {another.format(repr(began))} (or resume_changes=[{name}])")
+    ranks, saved_ranks = (c.trainer.nnodes * c.trainer.n_gpus_per_node for c in (config, saved))
+    if ranks != saved_ranks:
+        raise ConfigError(
+            f"trainer.nnodes x n_gpus_per_node is {ranks}; allowed is {saved_ranks}: the checkpoint of step "
+            f"{checkpoint.step} has a shard for each of so many devices"
+        )
     began_total = _plain(saved, "trainer.total_training_steps")
     spans_run = (
         OmegaConf.select(config, "holder.schedule", default="constant") != "constant" and config.holder.steps is None
@@ -74,7 +115,7 @@ def check_resume(config: DictConfig) -> None:
             f"trainer.total_training_steps is {total}; allowed is {began_total}, with which run {config.run} began: "
             f"the schedule of p spans the whole run (holder.steps={began_total} from the start leaves it free)"
         )
-    if step >= total and _has_line(Path(config.run_dir) / METRICS_FILE, total):
+    if checkpoint.step >= total and _last_step(Path(config.run_dir) / METRICS_FILE) >= total:
         raise ConfigError(
             f"run {config.run} has finished its {total} steps; allowed is another name, run=..., or more "
             "trainer.total_training_steps"
@@ -94,5 +135,5 @@ def _differences(key: str, value: Any, began: Any) -> list[tuple[str, Any, Any]]
     return [] if value == began else [(key, value, began)]
 
 
-def _has_line(metrics: Path, step: int) -> bool:
-    return metrics.exists() and any(record["step"] == step for record in read_metrics(metrics))
+def _last_step(metrics: Path) -> int:
+    return max((int(record["step"]) for record in read_metrics(metrics)), default=0) if metrics.exists() else 0

@@ -3,15 +3,18 @@
 p is a function of verl's `global_steps`, which a checkpoint restores, so a resumed run goes on with the schedule exactly.
 """
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import ray
 import transfer_queue as tq
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from ray.exceptions import GetTimeoutError
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.utils import Role
@@ -22,8 +25,9 @@ from verl.trainer.ppo.v1.trainer_separate_async import PPOTrainerSeparateAsync
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils import tensordict_utils as tu
 
+from recipe.holderpo.checkpoint import PREFIX, commit, read_manifest, remove, retain
 from recipe.holderpo.config import holder_schedule
-from recipe.holderpo.report.record import RunRecord
+from recipe.holderpo.report.record import RunRecord, from_plain, plain_metrics
 from recipe.holderpo.worker import P_KEY, HolderActorRolloutRefWorker, HolderDetachActorWorker, finish_metrics
 
 # verl looks for finished samples every 2 s; on average half of that is lost in every step, on every cluster.
@@ -41,6 +45,8 @@ class HolderTrainerMixin(PPOTrainer):
         self.queue = queue  # the start of the transfer queue, which the task runner has begun
         self.schedule = holder_schedule(config)
         self.record = RunRecord(config.run_dir)
+        self._trained: tuple[KVBatchMeta, dict[str, Any]]  # batch and metrics of the step in progress
+        self._unrecorded: dict[str, Any] = {}  # metrics of the restored step, whose line is yet to be written
         self._rows_fetched = 0  # prompts since this process started; names them when deterministic
 
     def _build_replay_buffer(self) -> ReplayBuffer:
@@ -61,6 +67,45 @@ class HolderTrainerMixin(PPOTrainer):
         self.queue.result()
         super()._load_checkpoint()
         self.record.resume_from(self.global_steps)
+        if self.global_steps and self.record.last_step != self.global_steps:
+            # The run ended between this checkpoint and the line of its step, which validation may belong to.
+            self._unrecorded = from_plain(read_manifest(Path(self.config.trainer.resume_from_path))["metrics"])
+            if not self._validation_due():
+                self.record.step(self.global_steps, self._unrecorded)
+
+    def _validation_due(self) -> bool:
+        every = self.config.trainer.test_freq
+        return bool(every > 0 and (self.global_steps % every == 0 or self.global_steps >= self.total_training_steps))
+
+    def fit(self, agent_loop_manager: Any) -> None:
+        if self.record.resumed_at and not self.config.trainer.val_only:
+            # A validation that the step had not come to is made up for; one that it has had is not done twice.
+            self.config.trainer.val_before_train = self.record.last_step != self.global_steps
+        super().fit(agent_loop_manager)
+
+    def _save_checkpoint(self) -> None:
+        """verl's files; then the manifest that makes them a checkpoint; then what it replaces goes."""
+        root = Path(self.config.trainer.default_local_dir)
+        folder = root / f"{PREFIX}{self.global_steps}"
+        remove(folder)  # what a save that was cut off left must not mix with the new files
+        super()._save_checkpoint()
+        commit(folder, self._manifest())
+        retain(root, self.global_steps, self.config.keep_checkpoints)
+
+    def _manifest(self) -> dict[str, Any]:
+        """What a checkpoint says of itself; "metrics" are those of its step that are known before validation."""
+        batch, metrics = self._trained
+        metrics, timing = dict(metrics), {**self.timing_raw, "step": sum(self.timing_raw.values())}
+        super()._compute_metrics(batch, metrics, timing, self.global_steps, self.global_steps // self.steps_per_epoch)
+        metrics.update(reward_metrics(batch))
+        return {
+            "step": self.global_steps,
+            "p": self.step_p() if self.schedule is not None else None,
+            "saved_at": time.time(),
+            "versions": {name: version(name) for name in ("verl", "torch", "ray", "transformers")},
+            "config": OmegaConf.to_container(self.config, resolve=True),
+            "metrics": plain_metrics(metrics),
+        }
 
     def step_p(self) -> float:
         """p of the step in progress: the schedule's first value in step 1, its last in the last step."""
@@ -96,7 +141,9 @@ class HolderTrainerMixin(PPOTrainer):
 
     def step(self, metrics: dict[str, Any], timing_raw: dict[str, float]) -> KVBatchMeta:
         with self._rollout_servers_checked():
-            return super().step(metrics, timing_raw)
+            batch = super().step(metrics, timing_raw)
+        self._trained = batch, metrics
+        return batch
 
     def _validate(self) -> dict[str, float]:
         with self._rollout_servers_checked():
@@ -104,7 +151,7 @@ class HolderTrainerMixin(PPOTrainer):
         # Before the first step the loop logs this one without `_compute_metrics`. After a resume the step has its line
         # already, unless the run was stopped between its checkpoint and the end of its validation.
         if self.global_steps == self.record.resumed_at and self.global_steps != self.record.last_step:
-            self.record.step(self.global_steps, metrics)
+            self.record.step(self.global_steps, self._unrecorded | metrics)
         return metrics
 
     # What `deterministic=true` needs beside the agent loop's seeds: names and an order that do not depend on chance or on

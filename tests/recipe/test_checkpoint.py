@@ -99,18 +99,22 @@ def test_a_commit_that_is_cut_off_anywhere_leaves_the_old_one(
 def test_retention_counts_committed_ones_and_clears_what_was_cut_off(tmp_path: Path) -> None:
     for step in (10, 20, 30, 9, 100):
         save(tmp_path, step)
-    (tmp_path / "global_step_110" / "actor").mkdir(parents=True)
+    (tmp_path / "global_step_40" / "actor").mkdir(parents=True)
     (tmp_path / "global_step_latest").mkdir()
     (tmp_path / "notes").write_text("mine")
-    retain(tmp_path, None)
+    retain(tmp_path, newest=100, keep=9)
     assert [f.name for f in step_folders(tmp_path)] == [f"global_step_{n}" for n in (100, 30, 20, 10, 9)]
-    retain(tmp_path, 2)
-    assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "global_step_100",
-        "global_step_30",
-        "global_step_latest",
-        "notes",
-    ]
+    retain(tmp_path, newest=30, keep=2)  # the run has gone back to 20, and on
+    left = sorted(p.name for p in tmp_path.iterdir())
+    assert left == ["global_step_20", "global_step_30", "global_step_latest", "notes"]
+
+
+def test_a_folder_of_another_name_is_no_checkpoint(tmp_path: Path) -> None:
+    folder = save(tmp_path, 1).rename(tmp_path / "best")
+    with pytest.raises(Damaged, match="best is no folder global_step_N"):
+        verify(folder)
+    with pytest.raises(Damaged, match="is no folder global_step_N"):
+        verify(tmp_path / "global_step_2")
 
 
 def test_a_removal_that_is_cut_off_leaves_no_half_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,10 +9,11 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
+from recipe.holderpo.checkpoint import commit
 from recipe.holderpo.config import ConfigError, check_config
 from recipe.holderpo.main import check, resolve, set_environment
 from recipe.holderpo.report.record import RunRecord
-from recipe.holderpo.resume import check_resume
+from recipe.holderpo.resume import check_resume, find_checkpoint
 
 ROOT = Path(__file__).parents[2]
 
@@ -145,11 +146,14 @@ def test_the_gpu_preset_passes_our_checks_and_verls(
 
 def test_the_environment_reaches_this_process_and_rays_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VERL_PLATFORM", "")
+    monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "")
     config = _compose("run_dir=never-made", "+env.HOLDERPO_TEST=1")
     monkeypatch.setenv("HOLDERPO_TEST", "")
     set_environment(config)
     assert os.environ["VERL_PLATFORM"] == "cpu" and os.environ["HOLDERPO_TEST"] == "1"
-    assert config.ray_kwargs.ray_init.runtime_env.env_vars == {"VERL_PLATFORM": "cpu", "HOLDERPO_TEST": "1"}
+    assert config.ray_kwargs.ray_init.runtime_env.env_vars == {
+        "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1", "VERL_PLATFORM": "cpu", "HOLDERPO_TEST": "1"
+    }  # fmt: skip
 
 
 RESUMED = {
@@ -160,6 +164,11 @@ RESUMED = {
     "actor_rollout_ref.actor.optim.lr=1e-3": "actor_rollout_ref.actor.optim.lr is 0.001",
     "trainer.total_training_steps=120": "trainer.total_training_steps is 120; allowed is 60",
     "run=another": None,
+    "algo=grpo resume_changes=[algo_name]": "holder.schedule is None",
+    "actor_rollout_ref.actor.optim.lr=1e-3 resume_changes=[actor_rollout_ref.actor.optim.lr]": None,
+    "trainer.n_gpus_per_node=2": "trainer.nnodes x n_gpus_per_node is 2; allowed is 1: the checkpoint of step 30 has",
+    "trainer.resume_mode=disable": "trainer.resume_mode is 'disable'; allowed is auto, since ",
+    "trainer.resume_mode=disable run=another": None,
 }
 
 
@@ -171,24 +180,63 @@ def test_a_run_goes_on_only_as_the_run_that_it_was(overrides: str, tmp_path: Pat
     again = _compose(*run, *overrides.split())
     expected = RESUMED[overrides]
     if expected is None:
-        check_resume(again)
+        check_resume(again, find_checkpoint(again))
     else:
         with pytest.raises(ConfigError) as caught:
-            check_resume(again)
+            check_resume(again, find_checkpoint(again))
         assert str(caught.value).startswith(expected) and "\n" not in str(caught.value)
+
+
+def test_a_damaged_checkpoint_is_passed_over_aloud(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = _compose("run=r", f"run_dir={tmp_path}/r")
+    folders = [_checkpoint(config, step) for step in (20, 30)]
+    (folders[1] / "actor" / "model.pt").write_bytes(b"weight")
+    found = find_checkpoint(config)
+    assert found is not None and found.step == 20
+    output = capsys.readouterr()
+    assert f"going on from step 20: {folders[0]}, the newest whole checkpoint" in output.out
+    assert "passed over: global_step_30: model.pt has 6 bytes instead of 7" in output.err
+    (folders[0] / "actor" / "model.pt").unlink()
+    with pytest.raises(ConfigError, match="has a record of 0 steps and 2 damaged checkpoints and no whole one"):
+        find_checkpoint(config)
+
+
+def test_a_run_whose_checkpoints_are_gone_does_not_begin_again(tmp_path: Path) -> None:
+    config = _compose("run=r", f"run_dir={tmp_path}/r", "trainer.save_freq=5")
+    record = RunRecord(config.run_dir)
+    record.step(4, {})
+    assert find_checkpoint(config) is None, "it had none yet"
+    record.step(5, {})
+    with pytest.raises(ConfigError, match="has a record of 5 steps and no checkpoint in"):
+        find_checkpoint(config)
+
+
+def test_a_checkpoint_of_another_run(tmp_path: Path) -> None:
+    folder = _checkpoint(_compose("run=r", f"run_dir={tmp_path}/r"), step=30)
+    branch = ("run=b", f"run_dir={tmp_path}/b", "trainer.resume_mode=resume_path")
+    config = _compose(*branch, f"trainer.resume_from_path={folder}")
+    found = find_checkpoint(config)
+    assert found is not None and found.step == 30
+    check_resume(config, found)
+    (folder / "actor" / "model.pt").unlink()
+    with pytest.raises(ConfigError, match=r"allowed is a whole checkpoint: model\.pt is missing"):
+        find_checkpoint(config)
 
 
 def test_a_finished_run_is_not_started_again(tmp_path: Path) -> None:
     config = _compose("run=r", f"run_dir={tmp_path}/r")
     _checkpoint(config, step=60)
-    check_resume(config)  # the last step has no line yet: its validation is still to be made up for
+    check_resume(
+        config, find_checkpoint(config)
+    )  # the last step has no line yet: its validation is still to be made up for
     RunRecord(config.run_dir).step(60, {})
     with pytest.raises(ConfigError, match="run r has finished its 60 steps"):
-        check_resume(config)
+        check_resume(config, find_checkpoint(config))
 
 
-def _checkpoint(config: DictConfig, step: int) -> None:
-    folder = Path(config.trainer.default_local_dir)
-    folder.mkdir(parents=True)
-    (folder / "latest_checkpointed_iteration.txt").write_text(str(step))
-    OmegaConf.save(config, Path(config.run_dir) / "config.yaml")
+def _checkpoint(config: DictConfig, step: int) -> Path:
+    folder = Path(config.trainer.default_local_dir) / f"global_step_{step}"
+    (folder / "actor").mkdir(parents=True)
+    (folder / "actor" / "model.pt").write_bytes(b"weights")
+    commit(folder, {"step": step, "config": OmegaConf.to_container(config, resolve=True)})
+    return folder

@@ -10,6 +10,7 @@ import ray
 from omegaconf import DictConfig, OmegaConf
 from ray.exceptions import RayTaskError
 
+from recipe.holderpo.checkpoint import Checkpoint, commit
 from recipe.holderpo.restart import lost_process, with_restarts
 
 
@@ -64,9 +65,8 @@ def test_the_loss_of_a_process_is_told_from_other_errors(cluster: None) -> None:
 
 
 def config(tmp_path: Path, restarts: int) -> DictConfig:
-    made = OmegaConf.create(
-        {"restarts": restarts, "trainer": {"default_local_dir": str(tmp_path), "resume_mode": "auto"}}
-    )
+    trainer = {"default_local_dir": str(tmp_path), "resume_mode": "auto", "save_freq": 1}
+    made = OmegaConf.create({"restarts": restarts, "trainer": trainer, "run": "r", "run_dir": str(tmp_path)})
     assert isinstance(made, DictConfig)
     return made
 
@@ -76,16 +76,21 @@ def lost() -> Exception:
 
 
 def test_restarts_until_it_is_through(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "latest_checkpointed_iteration.txt").write_text("7")
-    outcomes = [lost(), lost(), None]
+    seen, outcomes = [], [lost(), lost(), None]
 
-    def train(_: DictConfig) -> None:
+    def train(_: DictConfig, checkpoint: Checkpoint | None) -> None:
+        seen.append(checkpoint and checkpoint.step)
+        step = tmp_path / f"global_step_{len(seen)}"  # it gets that far
+        step.mkdir()
+        commit(step, {})
         if (error := outcomes.pop(0)) is not None:
             raise error
 
-    with_restarts(train, config(tmp_path, 2))
-    assert outcomes == []
-    assert "lost a process (ActorDiedError); going on from step 7; restarts left: 1" in capsys.readouterr().err
+    with_restarts(train, config(tmp_path, 2), None)
+    assert outcomes == [] and seen == [None, 1, 2]
+    output = capsys.readouterr()
+    assert "lost a process (ActorDiedError); restarts left: 1" in output.err
+    assert "going on from step 2" in output.out
 
 
 @pytest.mark.parametrize(("restarts", "error", "calls"), [(2, lost(), 3), (0, lost(), 1), (2, ValueError("x"), 1)])
@@ -94,20 +99,20 @@ def test_gives_up(
 ) -> None:
     called = 0
 
-    def train(_: DictConfig) -> None:
+    def train(_: DictConfig, checkpoint: Checkpoint | None) -> None:
         nonlocal called
         called += 1
         raise error
 
     with pytest.raises(type(error)):
-        with_restarts(train, config(tmp_path, restarts))
+        with_restarts(train, config(tmp_path, restarts), None)
     assert called == calls
-    assert ("the beginning, since there is no checkpoint yet" in capsys.readouterr().err) == (calls > 1)
+    assert ("there is no checkpoint yet" in capsys.readouterr().err) == (calls > 1)
 
 
 def test_an_interrupt_is_no_lost_process(tmp_path: Path) -> None:
-    def train(_: DictConfig) -> None:
+    def train(_: DictConfig, checkpoint: Checkpoint | None) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        with_restarts(train, config(tmp_path, 2))
+        with_restarts(train, config(tmp_path, 2), None)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from recipe.holderpo.checkpoint import MANIFEST
+
 pytestmark = pytest.mark.stack
 
 ROOT = Path(__file__).parents[2]
@@ -40,9 +42,9 @@ def test_ctrl_c(small_overrides: list[str], tmp_path: Path) -> None:
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
-    tracker = run_dir / "checkpoints" / "latest_checkpointed_iteration.txt"
+    saved = run_dir / "checkpoints" / "global_step_2" / MANIFEST
     deadline = time.monotonic() + 400
-    while not tracker.exists():
+    while not saved.exists():
         assert run.poll() is None, run.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.5)

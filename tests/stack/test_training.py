@@ -24,7 +24,6 @@ STEPS, SAVED = 6, 3
 RUN = (
     f"trainer.total_training_steps={STEPS}",
     f"trainer.save_freq={SAVED}",
-    "trainer.max_actor_ckpt_to_keep=null",
     "deterministic=true",
     f"trainer.test_freq={STEPS}",
     "actor_rollout_ref.rollout.val_kwargs.n=8",
@@ -98,7 +97,6 @@ def _copy_run(source: Path, target: Path, last_step: int) -> None:
     for checkpoint in (target / "checkpoints").glob("global_step_*"):
         if int(checkpoint.name.removeprefix("global_step_")) > last_step:
             shutil.rmtree(checkpoint)
-    (target / "checkpoints" / "latest_checkpointed_iteration.txt").write_text(str(last_step))
 
 
 def _texts(run_dir: Path, step: int) -> list[tuple[str, str]]:

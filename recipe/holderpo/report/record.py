@@ -63,14 +63,21 @@ class RunRecord:
         Raises:
             TypeError: a value is not a number.
         """
-        line = _line({"step": step, "time": time.time()} | {k: v for k, v in metrics.items() if not k.startswith("_")})
+        line = _line({"step": step, "time": time.time()} | metrics)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
         self.last_step = step
 
 
+def plain_metrics(metrics: dict[str, Any]) -> dict[str, int | float | str]:
+    """Metrics as JSON can hold them, without those whose names begin with "_". Raises TypeError as `RunRecord.step` does."""
+    return {key: _plain(key, value) for key, value in metrics.items() if not key.startswith("_")}
+
+
 def _line(record: dict[str, Any]) -> str:
-    return json.dumps({key: _plain(key, value) for key, value in record.items()}, allow_nan=False) + "\n"
+    return json.dumps(plain_metrics(record), allow_nan=False) + "\n"
 
 
 def _plain(key: str, value: Any) -> int | float | str:
@@ -113,7 +120,12 @@ def parse_line(line: str) -> dict[str, float]:
     record = json.loads(line)
     if not isinstance(record, dict) or "step" not in record:
         raise ValueError(f'not a JSON object with a "step": {line[:80]!r}')
-    return {key: float(value) if value in _NON_FINITE else value for key, value in record.items()}
+    return from_plain(record)
+
+
+def from_plain(metrics: dict[str, Any]) -> dict[str, float]:
+    """The inverse of `plain_metrics`."""
+    return {key: float(value) if value in _NON_FINITE else value for key, value in metrics.items()}
 
 
 def accuracy(metrics: dict[str, float], *, greedy: bool) -> float | None:
