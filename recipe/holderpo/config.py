@@ -72,6 +72,7 @@ def check_config(config: DictConfig) -> None:
     _number(config, f"{rollout}.n", 1, 4096, whole=True)
     _number(config, "trainer.total_training_steps", 1, 10**9, whole=True)
     _number(config, "restarts", 0, 1000, whole=True)
+    _number(config, "stop_grace_s", 1, 10**5)
     _number(config, "keep_checkpoints", 1, 1000, whole=True)
     _choice(config, "trainer.resume_mode", "auto", "disable", "resume_path")
     for key in ("trainer.max_actor_ckpt_to_keep", "trainer.max_critic_ckpt_to_keep"):

@@ -12,12 +12,15 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import hydra
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from recipe.holderpo import stop
 from recipe.holderpo.checkpoint import Checkpoint
 from recipe.holderpo.config import ConfigError, check_config
 from recipe.holderpo.data.templates import chat_template
@@ -70,19 +73,26 @@ def check(config: DictConfig) -> None:
         raise ConfigError(f"verl refuses this config: {' '.join(str(error).split())}") from error
 
 
-def train(config: DictConfig, checkpoint: Checkpoint | None) -> None:
+def train(config: DictConfig, checkpoint: Checkpoint | None, notice: stop.Notice) -> None:
     """Run verl's trainer from the checkpoint to the end, with a line a step from the run's record."""
     from verl.trainer.main_ppo import run_ppo
 
     from recipe.holderpo.report.console import Progress
     from recipe.holderpo.runner import HolderTaskRunner
 
+    class RunnerAfterInit:
+        """What verl makes its task runner from, once Ray is up."""
+
+        def remote(self) -> Any:
+            notice.listen()
+            return HolderTaskRunner.remote()
+
     run_dir, resume = Path(config.run_dir), {"resume_mode": "disable", "resume_from_path": None}
     if checkpoint is not None:
         resume = {"resume_mode": "resume_path", "resume_from_path": str(checkpoint.folder)}
     config = OmegaConf.merge(config, {"trainer": resume})
     with Progress(run_dir / "metrics.jsonl", config.trainer.total_training_steps), _output_to(run_dir / "driver.log"):
-        run_ppo(config, task_runner_class=HolderTaskRunner)
+        run_ppo(config, task_runner_class=RunnerAfterInit())
 
 
 @contextmanager
@@ -120,17 +130,24 @@ def run(config: DictConfig) -> None:
     from recipe.holderpo.restart import with_restarts
 
     try:
-        with_restarts(train, config, checkpoint)
+        with stop.Notice(config.run_dir, config.stop_grace_s) as notice:
+            with_restarts(partial(train, notice=notice), config, checkpoint)
+    except stop.Stopped as stopped:
+        _stop_ray()
+        print(f"{stopped}, and saved; {_again(config)}", flush=True)
+        sys.exit(stop.STATUS)
     except KeyboardInterrupt:
         print("\nstopping ...", flush=True)
         _stop_ray()
-        again = shlex.join(a for a in sys.argv[1:] if not a.startswith("run="))
-        print(
-            f"stopped; to go on from the last checkpoint: bash scripts/run_local.sh run={config.run} {again}".rstrip()
-        )
+        print(f"stopped; {_again(config)}")
         sys.exit(130)
     _stop_ray()
     report(config)
+
+
+def _again(config: DictConfig) -> str:
+    overrides = shlex.join(a for a in sys.argv[1:] if not a.startswith("run="))
+    return f"to go on from the last checkpoint: bash scripts/run_local.sh run={config.run} {overrides}".rstrip()
 
 
 def _stop_ray() -> None:

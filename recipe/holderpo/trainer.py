@@ -3,6 +3,7 @@
 p is a function of verl's `global_steps`, which a checkpoint restores, so a resumed run goes on with the schedule exactly.
 """
 
+import logging
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -25,10 +26,13 @@ from verl.trainer.ppo.v1.trainer_separate_async import PPOTrainerSeparateAsync
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils import tensordict_utils as tu
 
+from recipe.holderpo import stop
 from recipe.holderpo.checkpoint import PREFIX, commit, read_manifest, remove, retain
 from recipe.holderpo.config import holder_schedule
 from recipe.holderpo.report.record import RunRecord, from_plain, plain_metrics
 from recipe.holderpo.worker import P_KEY, HolderActorRolloutRefWorker, HolderDetachActorWorker, finish_metrics
+
+logger = logging.getLogger(__name__)
 
 # verl looks for finished samples every 2 s; on average half of that is lost in every step, on every cluster.
 POLL_SECONDS = 0.02
@@ -56,8 +60,6 @@ class HolderTrainerMixin(PPOTrainer):
 
     def _init_resource_pool_mgr(self) -> None:
         super()._init_resource_pool_mgr()
-        if self.schedule is None:
-            return
         for role in (Role.Actor, Role.ActorRollout, Role.ActorRolloutRef):
             if role in self.role_worker_mapping:
                 self.role_worker_mapping[role] = ray.remote(self.worker_cls)
@@ -84,12 +86,27 @@ class HolderTrainerMixin(PPOTrainer):
         super().fit(agent_loop_manager)
 
     def _save_checkpoint(self) -> None:
-        """verl's files; then the manifest that makes them a checkpoint; then what it replaces goes."""
+        """verl's files; then the manifest that makes them a checkpoint; then what it replaces goes.
+
+        A save that fails is undone and told; the last good checkpoint stays, and the run goes on, unless nothing would
+        follow that could make up for it.
+        """
         root = Path(self.config.trainer.default_local_dir)
         folder = root / f"{PREFIX}{self.global_steps}"
         remove(folder)  # what a save that was cut off left must not mix with the new files
-        super()._save_checkpoint()
-        commit(folder, self._manifest())
+        try:
+            super()._save_checkpoint()
+            errors = [error for error in self.actor_rollout_wg.save_error() if error]
+            if errors:
+                raise OSError(errors[0])
+            commit(folder, self._manifest())
+        except (OSError, RuntimeError) as error:
+            remove(folder)
+            if self.global_steps >= self.total_training_steps or stop.requested(self.config.run_dir):
+                raise
+            self._trained[1]["checkpoint/failed"] = 1.0
+            logger.error("the checkpoint of step %d failed, the run goes on: %s", self.global_steps, error)
+            return
         retain(root, self.global_steps, self.config.keep_checkpoints)
 
     def _manifest(self) -> dict[str, Any]:
@@ -143,6 +160,9 @@ class HolderTrainerMixin(PPOTrainer):
         with self._rollout_servers_checked():
             batch = super().step(metrics, timing_raw)
         self._trained = batch, metrics
+        if stop.requested(self.config.run_dir) and self.global_steps < self.total_training_steps:
+            self._save_checkpoint()
+            raise stop.Stopped(f"stopped at step {self.global_steps}")
         return batch
 
     def _validate(self) -> dict[str, float]:

@@ -72,23 +72,43 @@ def finish_metrics(metrics: dict[str, float]) -> dict[str, float]:
     return metrics
 
 
-class StepPMixin:
-    """Over a verl worker class: wraps the actor's loss so that p comes with each batch."""
+class HolderWorkerMixin:
+    """Over a verl worker class: p comes with each batch, and a save that fails is the driver's to judge."""
 
     actor: Any  # verl's TrainingWorker; None in a worker without an actor
+    config: Any
     loss_fn: LossFn
+    _save_error: str | None = None
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def init_model(self) -> None:
         super().init_model()  # type: ignore[misc]
-        if self.actor is not None:
+        loss = self.config.actor.policy_loss
+        if self.actor is not None and loss.loss_mode == "holder" and loss.p is None:
             self.loss_fn = partial(loss_with_step_p, loss_fn=self.loss_fn)
             self.actor.set_loss_fn(self.loss_fn)
 
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    def save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """As verl's, but an error (a full disk) is kept for `save_error`.
 
-class HolderActorRolloutRefWorker(StepPMixin, ActorRolloutRefWorker):
+        verl's ranks meet before they write and after; one that fails in between would leave the others waiting."""
+        try:
+            super().save_checkpoint(*args, **kwargs)  # type: ignore[misc]
+            self._save_error = None
+        except (OSError, RuntimeError) as error:  # torch.save raises the latter for the former
+            self._save_error = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            torch.distributed.barrier()
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    def save_error(self) -> str | None:
+        """What went wrong in this rank's last save."""
+        return self._save_error
+
+
+class HolderActorRolloutRefWorker(HolderWorkerMixin, ActorRolloutRefWorker):
     """For trainer modes sync and colocate_async."""
 
 
-class HolderDetachActorWorker(StepPMixin, DetachActorWorker):
+class HolderDetachActorWorker(HolderWorkerMixin, DetachActorWorker):
     """For trainer mode separate_async, which adds saving and restoring of weights to the worker."""

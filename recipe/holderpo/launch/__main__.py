@@ -27,7 +27,7 @@ CONF = Path(__file__).parents[3] / "conf"
 
 
 def main(arguments: Sequence[str]) -> int:
-    # What Slurm and Kubernetes send: as Ctrl-C, so that everything that was started here is ended.
+    # What Slurm and Kubernetes send. Before there is a driver it is as Ctrl-C: everything that was started here is ended.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     try:
@@ -52,6 +52,7 @@ def drive(overrides: Sequence[str], environment: dict[str, str]) -> int:
     command = [sys.executable, "-m", "recipe.holderpo.main", *overrides]
     # In a session of its own, so that Ctrl-C at a terminal reaches it once, from here.
     with subprocess.Popen(command, env=environment, start_new_session=True) as driver:
+        signal.signal(signal.SIGTERM, lambda *_: driver.send_signal(signal.SIGTERM))  # it saves first
         while True:
             try:
                 return driver.wait()
@@ -87,6 +88,8 @@ def join(node: Node, overrides: Sequence[str]) -> int:
         time.sleep(cluster.POLL_SECONDS)
     cluster.ensure_token(environment, make=False)
     cluster.wait_for_head(node)
+    # Slurm tells all nodes at once: this one's part of the model is still to be saved, and ends with the head's cluster.
+    signal.signal(signal.SIGTERM, lambda *_: print("SIGTERM: waiting for the head", flush=True))
     with cluster.ray_node(node, resources(config), environment) as ray_start:
         print(f"joining {node.head}:{node.port} ...", flush=True)
         output, _ = ray_start.communicate()  # until the head takes the cluster down
