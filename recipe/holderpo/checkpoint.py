@@ -7,6 +7,7 @@ Only the standard library is imported.
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -74,10 +75,13 @@ def verify(folder: Path) -> Checkpoint:
     return Checkpoint(folder, step_of(folder), manifest)
 
 
-def newest_whole(root: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The whole checkpoint of the highest step under `root`, and why each newer folder was passed over."""
+def newest_whole(root: Path, before: float = math.inf) -> tuple[Checkpoint | None, list[str]]:
+    """The whole checkpoint of the highest step below `before`, and why each newer folder was passed over."""
     passed_over = list[str]()
     for folder in step_folders(root):
+        if step_of(folder) >= before:
+            passed_over.append(f"{folder.name}: not before step {before:.0f}")
+            continue
         try:
             return verify(folder), passed_over
         except Damaged as error:

@@ -72,6 +72,7 @@ def check_config(config: DictConfig) -> None:
     _number(config, f"{rollout}.n", 1, 4096, whole=True)
     _number(config, "trainer.total_training_steps", 1, 10**9, whole=True)
     _number(config, "restarts", 0, 1000, whole=True)
+    _check_guard(config)
     _number(config, "stop_grace_s", 1, 10**5)
     _number(config, "keep_checkpoints", 1, 1000, whole=True)
     _choice(config, "trainer.resume_mode", "auto", "disable", "resume_path")
@@ -149,6 +150,21 @@ def data_files(config: DictConfig, key: str) -> list[str | None]:
     """The files of `data.train_files` or `data.val_files`, which may be one name or a list; [None] where it is null."""
     files = OmegaConf.select(config, key)
     return [files] if files is None or isinstance(files, str) else list(files) or [None]
+
+
+def _check_guard(config: DictConfig) -> None:
+    _choice(config, "guard.on_nonfinite", "skip", "stop")
+    _choice(config, "guard.on_collapse", "stop", "rollback")
+    _number(config, "guard.steps", 1, 10**6, whole=True)
+    for name, low in (("entropy_min", 0.0), ("entropy_max", 0.0), ("grad_norm_max", 1e-12), ("log_ratio_max", 1e-12)):
+        if config.guard[name] is not None:
+            _number(config, f"guard.{name}", low, 1e12)
+    loss = config.actor_rollout_ref.actor.policy_loss.loss_mode
+    if config.guard.log_ratio_max is not None and loss != "holder":
+        raise ConfigError(
+            f"guard.log_ratio_max is {config.guard.log_ratio_max!r}; allowed with loss mode {loss!r}, which does not record "
+            "it, is null"
+        )
 
 
 def _check_alfworld(config: DictConfig) -> None:

@@ -3,12 +3,19 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # the command imports this module before the config has been checked
+    import torch
 
 GRAD_NORM = "actor/grad_norm"
 
 
 class Collapsed(Exception):
-    """The run is beyond its limits; the message says which, and since which step."""
+    """The run is beyond its limits. args: in words; the first of the steps in a row that were."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class NotFinite(Exception):
@@ -74,9 +81,22 @@ class Watch:
             return
         self.since = step if self.since is None else self.since
         if step - self.since + 1 >= self.limits.steps:
-            raise Collapsed(f"{'; '.join(found)}, as in every step since {self.since}")
+            raise Collapsed(f"{'; '.join(found)}, and something was in every step since {self.since}", self.since)
+
+
+def nonfinite_samples(fields: "Mapping[str, torch.Tensor]") -> dict[int, list[str]]:
+    """Which samples have a NaN or an infinity, and in which field: {row: names}.
+
+    Args:
+        fields: (B, T) floats by name, for instance old_log_probs and advantages.
+    """
+    found: dict[int, list[str]] = {}
+    for name, values in fields.items():
+        for row in (~values.isfinite()).any(-1).nonzero().flatten().tolist():
+            found.setdefault(row, []).append(name)
+    return found
 
 
 def is_finite_update(metrics: Mapping[str, float]) -> bool:
-    """Whether every update of the step was: verl leaves one out whose gradient norm is not, and the step's mean shows it."""
-    return math.isfinite(metrics[GRAD_NORM])
+    """Whether every update of the step was: verl leaves out one whose gradient norm is not, and the step's mean shows it."""
+    return math.isfinite(metrics.get(GRAD_NORM, 0.0))  # none: no update, as while only a critic is trained

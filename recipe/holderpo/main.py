@@ -24,7 +24,10 @@ from recipe.holderpo import stop
 from recipe.holderpo.checkpoint import Checkpoint
 from recipe.holderpo.config import ConfigError, check_config
 from recipe.holderpo.data.templates import chat_template
+from recipe.holderpo.guard import Collapsed, NotFinite
 from recipe.holderpo.resume import check_resume, find_checkpoint
+
+GUARD_STATUS = 3
 
 
 def _verl_config_dir() -> str:
@@ -134,8 +137,12 @@ def run(config: DictConfig) -> None:
             with_restarts(partial(train, notice=notice), config, checkpoint)
     except stop.Stopped as stopped:
         _stop_ray()
-        print(f"{stopped}, and saved; {_again(config)}", flush=True)
+        print(f"{getattr(stopped, 'cause', stopped)}, and saved; {_again(config)}", flush=True)
         sys.exit(stop.STATUS)
+    except (Collapsed, NotFinite) as error:
+        _stop_ray()
+        print(f"error: {getattr(error, 'cause', error)} (guard in the config says when to stop)", file=sys.stderr)
+        sys.exit(GUARD_STATUS)
     except KeyboardInterrupt:
         print("\nstopping ...", flush=True)
         _stop_ray()

@@ -1,5 +1,6 @@
 """A run that lost one of its processes (a rollout server, an actor) goes on from its last checkpoint by itself."""
 
+import math
 import sys
 from collections.abc import Callable, Iterator
 
@@ -8,6 +9,7 @@ from omegaconf import DictConfig
 from ray.exceptions import RayTaskError
 
 from recipe.holderpo.checkpoint import Checkpoint
+from recipe.holderpo.guard import Collapsed
 from recipe.holderpo.resume import find_checkpoint
 
 # Ray's and vLLM's names for it. An error that crossed processes has them in its text alone.
@@ -37,16 +39,28 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 def with_restarts(
     train: Callable[[DictConfig, Checkpoint | None], None], config: DictConfig, checkpoint: Checkpoint | None
 ) -> None:
-    """Call `train`, and again after the loss of a process, at most `config.restarts` times. Other errors are raised."""
+    """Call `train`, and again after the loss of a process or (where asked for) a collapse, `config.restarts` times at most.
+
+    Other errors are raised.
+    """
     for left in range(config.restarts, -1, -1):
         try:
             return train(config, checkpoint)
         except Exception as error:
-            lost = lost_process(error)
-            if lost is None or left == 0:
+            reason, before = _reason(error, config)
+            if reason is None or left == 0:
                 raise
         ray.shutdown()
-        print(f"lost a process ({lost}); restarts left: {left - 1}", file=sys.stderr, flush=True)
-        checkpoint = find_checkpoint(config)
+        print(f"{reason}; restarts left: {left - 1}", file=sys.stderr, flush=True)
+        checkpoint = find_checkpoint(config, before)
         if checkpoint is None:
             print("there is no checkpoint yet: the run begins again", file=sys.stderr, flush=True)
+
+
+def _reason(error: Exception, config: DictConfig) -> tuple[str | None, float]:
+    """Why the run is to go on from a checkpoint, None if it is not; and the step that the checkpoint must be before."""
+    if isinstance(error, Collapsed):
+        collapsed = getattr(error, "cause", error)  # what Ray wraps errors of other processes in
+        return (f"collapsed: {collapsed}" if config.guard.on_collapse == "rollback" else None), collapsed.args[1]
+    lost = lost_process(error)
+    return (f"lost a process ({lost})" if lost else None), math.inf

@@ -1,5 +1,6 @@
 """Before a run goes on from its checkpoint: is it still the same run, and is anything left of it?"""
 
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,11 @@ MEANING = (
 )
 
 
-def find_checkpoint(config: DictConfig) -> Checkpoint | None:
+def find_checkpoint(config: DictConfig, before: float = math.inf) -> Checkpoint | None:
     """The checkpoint that the run goes on from, the newest whole one; None: it begins at step 0. Says which, and why.
+
+    Args:
+        before: only checkpoints of lower steps, since the run had collapsed by then.
 
     Raises:
         ConfigError: there is a checkpoint, or there should be one, but none that can be used. A run that was to go on
@@ -69,7 +73,7 @@ def find_checkpoint(config: DictConfig) -> Checkpoint | None:
             ) from None
         print(f"going on from step {found.step}: {found.folder}, as trainer.resume_from_path says", flush=True)
         return found
-    whole, passed_over = newest_whole(root)
+    whole, passed_over = newest_whole(root, before)
     for problem in passed_over:
         print(f"checkpoint passed over: {problem}", file=sys.stderr, flush=True)
     if whole is not None:

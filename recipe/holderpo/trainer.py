@@ -3,6 +3,7 @@
 p is a function of verl's `global_steps`, which a checkpoint restores, so a resumed run goes on with the schedule exactly.
 """
 
+import json
 import logging
 import time
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ from verl.utils import tensordict_utils as tu
 from recipe.holderpo import stop
 from recipe.holderpo.checkpoint import PREFIX, commit, read_manifest, remove, retain
 from recipe.holderpo.config import holder_schedule
+from recipe.holderpo.guard import Limits, NotFinite, Watch, is_finite_update, nonfinite_samples
 from recipe.holderpo.report.record import RunRecord, from_plain, plain_metrics
 from recipe.holderpo.worker import P_KEY, HolderActorRolloutRefWorker, HolderDetachActorWorker, finish_metrics
 
@@ -51,6 +53,9 @@ class HolderTrainerMixin(PPOTrainer):
         self.record = RunRecord(config.run_dir)
         self._trained: tuple[KVBatchMeta, dict[str, Any]]  # batch and metrics of the step in progress
         self._unrecorded: dict[str, Any] = {}  # metrics of the restored step, whose line is yet to be written
+        limits = OmegaConf.to_container(config.guard)
+        assert isinstance(limits, dict)
+        self._watch = Watch(Limits(**{str(key): limits[key] for key in limits if not str(key).startswith("on_")}))
         self._rows_fetched = 0  # prompts since this process started; names them when deterministic
 
     def _build_replay_buffer(self) -> ReplayBuffer:
@@ -130,19 +135,45 @@ class HolderTrainerMixin(PPOTrainer):
         return self.schedule.p_at(self.global_steps - 1, self.total_training_steps)
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
-        if self.schedule is None:
-            return super()._update_actor(batch, metrics)
-        p = self.step_p()
-        batch.extra_info[P_KEY] = p
+        if self.schedule is not None:
+            batch.extra_info[P_KEY] = self.step_p()
         batch = super()._update_actor(batch, metrics)
-        finish_metrics(metrics)
-        metrics["holder/p"] = p
+        if self.schedule is not None:
+            finish_metrics(metrics)
+            metrics["holder/p"] = self.step_p()
+        metrics["guard/nonfinite_updates"] = float(not is_finite_update(metrics))
+        if metrics["guard/nonfinite_updates"]:
+            self._write_nonfinite(batch)
         return batch
+
+    def _write_nonfinite(self, batch: KVBatchMeta) -> None:
+        """The samples of an update that was not finite: those with a NaN or an infinity, or all where none has."""
+        fields = ["old_log_probs", "advantages", "rm_scores"]
+        data = tq.kv_batch_get(
+            keys=batch.keys, partition_id=batch.partition_id, select_fields=["prompts", "responses", *fields]
+        )
+        padded = {name: data[name].to_padded_tensor(0) for name in fields}
+        offending = nonfinite_samples(padded)
+        file = Path(self.config.run_dir) / "nonfinite" / f"step_{self.global_steps}.jsonl"
+        file.parent.mkdir(exist_ok=True)
+        with file.open("w") as lines:
+            for row in offending or range(len(batch.keys)):
+                texts = {name: self.tokenizer.decode(data[name][row]) for name in ("prompts", "responses")}
+                numbers = {name: [str(x) for x in values[row].tolist()] for name, values in padded.items()}
+                lines.write(
+                    json.dumps({"sample": batch.keys[row], "in": offending.get(row), **texts, **numbers}) + "\n"
+                )
+        logger.error("the update of step %d was not finite and was left out; its samples: %s", self.global_steps, file)
 
     def _compute_metrics(self, batch: KVBatchMeta, metrics: dict[str, Any], *args: Any, **kwargs: Any) -> None:
         super()._compute_metrics(batch, metrics, *args, **kwargs)
         metrics.update(reward_metrics(batch))
         self.record.step(self.global_steps, metrics)
+        if self.config.guard.on_nonfinite == "stop" and metrics.get("guard/nonfinite_updates"):
+            raise NotFinite(
+                f"the update of step {self.global_steps} was not finite; samples: {self.config.run_dir}/nonfinite"
+            )
+        self._watch.step(self.global_steps, metrics)
 
     @contextmanager
     def _rollout_servers_checked(self) -> Iterator[None]:

@@ -3,10 +3,11 @@
 import math
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recipe.holderpo.guard import Collapsed, Limits, Watch, is_finite_update
+from recipe.holderpo.guard import Collapsed, Limits, Watch, is_finite_update, nonfinite_samples
 
 HEALTHY = {"actor/entropy": 0.5, "actor/grad_norm": 1.0, "holder/log_ratio_max": 0.1, "holder/log_ratio_min": -0.2}
 LIMITS = Limits(entropy_min=0.1, entropy_max=2.0, grad_norm_max=10.0, log_ratio_max=1.0, steps=3)
@@ -42,8 +43,9 @@ def test_a_collapse_is_so_many_steps_in_a_row(bad: list[bool], steps: int) -> No
     for step, is_bad in enumerate(bad, start=1):
         metrics = HEALTHY | ({"actor/entropy": 0.0} if is_bad else {})
         if expected >= 0 and step == expected + steps:
-            with pytest.raises(Collapsed, match=f"since {expected + 1}$"):
+            with pytest.raises(Collapsed, match=f"since {expected + 1}$") as caught:
                 watch.step(step, metrics)
+            assert caught.value.args[1] == expected + 1
             return
         watch.step(step, metrics)
     assert expected < 0
@@ -52,3 +54,12 @@ def test_a_collapse_is_so_many_steps_in_a_row(bad: list[bool], steps: int) -> No
 def test_updates_that_are_not_finite() -> None:
     assert is_finite_update(HEALTHY)
     assert not is_finite_update({"actor/grad_norm": math.inf}) and not is_finite_update({"actor/grad_norm": math.nan})
+
+
+def test_the_offending_samples_are_named() -> None:
+    log_probs, advantages = torch.zeros(4, 3), torch.ones(4, 3)
+    log_probs[1, 2] = math.nan
+    advantages[1, 0], advantages[3, 1] = math.inf, -math.inf
+    fields = {"old_log_probs": log_probs, "advantages": advantages}
+    assert nonfinite_samples(fields) == {1: ["old_log_probs", "advantages"], 3: ["advantages"]}
+    assert nonfinite_samples({"advantages": torch.ones(2, 2)}) == {}
