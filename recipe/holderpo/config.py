@@ -79,6 +79,8 @@ def check_config(config: DictConfig) -> None:
     for key in ("trainer.max_actor_ckpt_to_keep", "trainer.max_critic_ckpt_to_keep"):
         if (value := OmegaConf.select(config, key)) is not None:
             raise ConfigError(f"{key} is {value!r}; allowed is null: keep_checkpoints says how many are kept")
+    _choice(config, "trust_checkpoint", True, False)
+    _choice(config, "trainer.del_local_ckpt_after_load", False)
     if OmegaConf.select(config, f"{actor}.checkpoint.async_save"):
         raise ConfigError(
             f"{actor}.checkpoint.async_save is True; allowed is False: a checkpoint is committed when it is whole"

@@ -11,7 +11,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from recipe.holderpo.config import ConfigError, check_config
 from recipe.holderpo.data.templates import chat_template
 from recipe.holderpo.guard import Collapsed, NotFinite
 from recipe.holderpo.resume import check_resume, find_checkpoint
+from recipe.holderpo.scratch import only_driver, temporary_folder
 
 GUARD_STATUS = 3
 
@@ -55,8 +56,7 @@ def resolve(config: DictConfig) -> DictConfig:
 def set_environment(config: DictConfig) -> None:
     """Give `config.env` to this process, which reads VERL_PLATFORM when it imports verl, and to Ray's workers, which may
     belong to a cluster that is up already."""
-    # verl loads checkpoints with weights_only=False, which runs whatever code they hold; torch's own switch overrides it.
-    env = {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1"} | {name: str(value) for name, value in config.env.items()}
+    env = {name: str(value) for name, value in config.env.items()}
     os.environ.update(env)
     with open_dict(config):
         OmegaConf.update(config, "ray_kwargs.ray_init.runtime_env.env_vars", env, force_add=True)
@@ -74,6 +74,15 @@ def check(config: DictConfig) -> None:
             validate_config(config=config, use_reference_policy=use_reference_policy, use_critic=use_critic)
     except Exception as error:  # verl raises whatever its checks happen to raise
         raise ConfigError(f"verl refuses this config: {' '.join(str(error).split())}") from error
+
+
+def check_inputs(config: DictConfig) -> None:
+    """The files that the config names, once they are there."""
+    from recipe.holderpo.inputs import check_data, check_model
+
+    if OmegaConf.select(config, "data.custom_cls.path") is None:  # a data set class of yours reads what it likes
+        check_data(config)
+        check_model(config)
 
 
 def train(config: DictConfig, checkpoint: Checkpoint | None, notice: stop.Notice) -> None:
@@ -119,16 +128,29 @@ def run(config: DictConfig) -> None:
     config = resolve(config)
     set_environment(config)
     check_config(config)
-    checkpoint = find_checkpoint(config)
-    check_resume(config, checkpoint)
-    from recipe.holderpo.local import prepare
-
-    prepare.ensure(config.embedded_model, config.embedded_data, Path(config.cache_dir))
-    check(config)
     run_dir = Path(config.run_dir)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(config, run_dir / "config.yaml")
-    print(f"run {config.run}: {run_dir}", flush=True)
+    with ExitStack() as held:
+        if run_dir.exists():
+            held.enter_context(only_driver(config.run, run_dir))
+        checkpoint = find_checkpoint(config)
+        check_resume(config, checkpoint)
+        from recipe.holderpo.local import prepare
+
+        prepare.ensure(config.embedded_model, config.embedded_data, Path(config.cache_dir))
+        check(config)
+        check_inputs(config)
+        if not run_dir.exists():
+            run_dir.mkdir(parents=True)
+            held.enter_context(only_driver(config.run, run_dir))
+        OmegaConf.save(config, run_dir / "config.yaml")
+        print(f"run {config.run}: {run_dir}", flush=True)
+        if OmegaConf.select(config, "ray_kwargs.ray_init.address") == "local":
+            held.enter_context(temporary_folder(run_dir))
+        run_to_its_end(config, checkpoint)
+
+
+def run_to_its_end(config: DictConfig, checkpoint: Checkpoint | None) -> None:
+    """Train, and report; or exit with the status that says why it is not finished."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     from recipe.holderpo.restart import with_restarts
 
@@ -136,11 +158,9 @@ def run(config: DictConfig) -> None:
         with stop.Notice(config.run_dir, config.stop_grace_s) as notice:
             with_restarts(partial(train, notice=notice), config, checkpoint)
     except stop.Stopped as stopped:
-        _stop_ray()
         print(f"{getattr(stopped, 'cause', stopped)}, and saved; {_again(config)}", flush=True)
         sys.exit(stop.STATUS)
     except (Collapsed, NotFinite) as error:
-        _stop_ray()
         print(f"error: {getattr(error, 'cause', error)} (guard in the config says when to stop)", file=sys.stderr)
         sys.exit(GUARD_STATUS)
     except KeyboardInterrupt:
@@ -148,7 +168,8 @@ def run(config: DictConfig) -> None:
         _stop_ray()
         print(f"stopped; {_again(config)}")
         sys.exit(130)
-    _stop_ray()
+    finally:
+        _stop_ray()
     report(config)
 
 

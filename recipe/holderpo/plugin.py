@@ -27,22 +27,12 @@ def _register_agent_loop(_: ModuleType) -> None:
     import recipe.holderpo.agent_loop  # noqa: F401  (registers itself by decorator)
 
 
-def _allow_random_states(_: ModuleType) -> None:
-    """What checkpoints hold beside tensors, for torch.load with weights_only: the state of NumPy's generator."""
-    import numpy as np
-    import torch
-
-    rebuild = np.random.get_state()[1].__reduce__()[0]  # type: ignore[index]  # a private function of NumPy
-    torch.serialization.add_safe_globals([rebuild, np.ndarray, np.dtype, np.dtypes.UInt32DType])
-
-
 def install() -> None:
     """Register HölderPO's pieces with verl, each at the moment when verl imports its registry."""
     import wrapt
 
     wrapt.when_imported("verl.trainer.ppo.core_algos")(_register_policy_loss)
     wrapt.when_imported("verl.trainer.ppo.core_algos")(_register_advantage)
-    wrapt.when_imported("verl.utils.checkpoint.checkpoint_manager")(_allow_random_states)
     wrapt.when_imported("verl.experimental.agent_loop")(_register_agent_loop)
     if os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu":
         from recipe.holderpo import cpu_platform

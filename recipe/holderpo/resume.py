@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from recipe.holderpo.checkpoint import Checkpoint, Damaged, committed, newest_whole, step_folders, verify
 from recipe.holderpo.config import ConfigError
 from recipe.holderpo.report.record import METRICS_FILE, read_metrics
+from recipe.holderpo.untrusted import check_holds_no_code
 
 # What a run is. Other keys (logging, devices, checkpoints, micro-batches) may change from one start to the next.
 MEANING = (
@@ -91,13 +92,15 @@ def find_checkpoint(config: DictConfig, before: float = math.inf) -> Checkpoint 
 
 
 def check_resume(config: DictConfig, checkpoint: Checkpoint | None) -> None:
-    """Refuse to go on from the checkpoint of a run that was another one, or that is finished.
+    """Refuse to go on from a checkpoint that holds code, or from one of another run, or of one that is finished.
 
     Raises:
         ConfigError: with one line.
     """
     if checkpoint is None:
         return
+    if not config.trust_checkpoint:
+        check_holds_no_code(checkpoint, own=config.trainer.resume_mode == "auto")
     saved, total = OmegaConf.create(checkpoint.manifest["config"]), config.trainer.total_training_steps
     another = f"allowed is the value that run {config.run} began with, {{}}; or give it another name: run=..."
     for key in MEANING:

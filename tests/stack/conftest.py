@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from recipe.holderpo.local.arithmetic import ensure_arithmetic_data
-from recipe.holderpo.local.tiny_model import TinyModelConfig, build_model, build_tokenizer, save_model
+from benchmarks.smallest_run import smallest_run
 from recipe.holderpo.report.record import read_metrics
 
 ROOT = Path(__file__).parents[2]
@@ -19,31 +18,7 @@ Records = list[dict[str, float]]
 @pytest.fixture(scope="session")
 def small_overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Overrides for the smallest real run: 8 prompts x 4 samples, mini-batches of 4 prompts, no validation."""
-    folder = tmp_path_factory.mktemp("small")
-    tokenizer = build_tokenizer()
-    model = build_model(
-        TinyModelConfig(hidden_size=64, intermediate_size=64, num_layers=1, num_heads=2), tokenizer, seed=1
-    )
-    (folder / "model").mkdir()
-    save_model(model, tokenizer, folder / "model")
-    train, val = ensure_arithmetic_data(folder)
-    return [
-        "embedded_model=null",
-        "embedded_data=null",
-        f"actor_rollout_ref.model.path={folder}/model",
-        f"data.train_files={train}",
-        f"data.val_files={val}",
-        f"reward.custom_reward_function.path={ROOT}/tests/stack/any_reward.py",
-        "data.train_batch_size=8",
-        "actor_rollout_ref.rollout.n=4",
-        "actor_rollout_ref.actor.ppo_mini_batch_size=4",
-        "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=8",
-        "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=16",
-        "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=16",
-        "trainer.val_before_train=false",
-        "trainer.test_freq=-1",
-        "trainer.save_freq=-1",
-    ]
+    return smallest_run(tmp_path_factory.mktemp("small"))
 
 
 @pytest.fixture(scope="session")

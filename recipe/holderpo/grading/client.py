@@ -92,7 +92,6 @@ class Grader:
             env=_empty_environment(),
             cwd="/",
             text=True,
-            start_new_session=True,  # Ctrl-C at the trainer's terminal is the trainer's
         )
         Thread(target=self._receive, args=(self._host,), daemon=True, name="grader").start()
 
@@ -169,8 +168,11 @@ class Grader:
 
 
 def _kill_family(host: "subprocess.Popen[str]") -> None:
-    """Kill a host and all that it started: it leads a process group of its own. No-op once it has been waited for."""
+    """Kill a host and all that it started but its resource tracker: it leads a session of its own, once it has begun one.
+
+    No-op once it has been waited for."""
     if host.returncode is None:
+        host.kill()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(host.pid, signal.SIGKILL)
 

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterable
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from functools import partial
+from multiprocessing import resource_tracker
 from threading import Lock
 from typing import TextIO
 
@@ -80,6 +81,10 @@ class Host:
 
 def main(arguments: list[str]) -> None:
     workers, timeout, memory_mb = arguments
+    # Started before the session begins, this outlives the others when the client kills them all, and removes their
+    # semaphores from /dev/shm.
+    resource_tracker.ensure_running()
+    os.setsid()  # Ctrl-C at the trainer's terminal is the trainer's
     # What libraries print must not get between the answers.
     output = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())

@@ -1,0 +1,382 @@
+"""What becomes of a real run on this CPU when things go wrong: each fault is done to it, and it is started again if it ends.
+
+    python -m benchmarks.faults                                   # every fault once: a table; about two minutes each
+    python -m benchmarks.faults --times 3 --only "driver killed" "SIGTERM"
+    python -m benchmarks.faults --list
+
+Every trial begins with a copy of an undisturbed, deterministic run as it was after step 2 of 6 (a checkpoint every second
+step), and has survived if it comes to step 6 with the undisturbed run's metrics. Work lost is the steps that were recorded
+and had to be trained again. Left over is what is there when the command has ended and was not before: processes, shared
+memory, temporary files, requests and halves of checkpoints in the run's folder.
+"""
+
+import argparse
+import random
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import psutil
+
+from benchmarks.smallest_run import smallest_run
+from recipe.holderpo.checkpoint import MANIFEST, committed, step_folders
+from recipe.holderpo.report.record import read_metrics
+
+ROOT = Path(__file__).parents[1]
+STEPS, SAVE_EVERY, BEGIN = 6, 2, 2
+SETTINGS = (
+    f"trainer.total_training_steps={STEPS}",
+    f"trainer.save_freq={SAVE_EVERY}",
+    "deterministic=true",
+    "actor_rollout_ref.actor.optim.lr=1e-3",
+    "actor_rollout_ref.actor.optim.lr_warmup_steps=4",
+)
+# Metrics that the same training has again, whatever happened on the way; others are times or memory.
+TRAINED = ("holder/", "actor/", "critic/", "response_length/", "group/")
+MAX_STARTS = 4
+START_SECONDS = 400
+
+
+def temporary_files() -> list[Path]:
+    return [*Path("/dev/shm").iterdir(), *Path("/tmp").iterdir(), *Path("/tmp/ray").glob("*")]
+
+
+@dataclass
+class Run:
+    """The command in a folder of its own, and everything that was ever seen below it."""
+
+    folder: Path
+    overrides: Sequence[str]
+    prefix: Sequence[str] = ()
+    """Before the command: what mounts a small disk, for instance."""
+    process: "subprocess.Popen[bytes] | None" = None
+    seen: set[psutil.Process] = field(default_factory=set)
+    there: set[Path] = field(default_factory=lambda: set(temporary_files()))
+
+    @property
+    def run_dir(self) -> Path:
+        return self.folder / "run"
+
+    @property
+    def said(self) -> str:
+        return (self.folder / "said.txt").read_text() if (self.folder / "said.txt").exists() else ""
+
+    def start(self) -> None:
+        command = [*self.prefix, sys.executable, "-m", "recipe.holderpo.main", *self.overrides]
+        with (self.folder / "said.txt").open("ab") as said:
+            self.process = subprocess.Popen(
+                [*command, f"run_dir={self.run_dir}", "run=faults"],
+                cwd=ROOT,
+                stdout=said,
+                stderr=subprocess.STDOUT,
+            )
+
+    def wait_until(self, true: Callable[[], bool], every: float = 0.2) -> bool:
+        """Until `true()`; False if the command ends before."""
+        assert self.process is not None
+        deadline, looked = time.monotonic() + START_SECONDS, 0.0
+        while not true():
+            if self.process.poll() is not None:
+                return False
+            if time.monotonic() - looked > 1:
+                self.look()
+                looked = time.monotonic()
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{self.folder}: {START_SECONDS} s without what was waited for\n{self.said[-3000:]}")
+            time.sleep(every)
+        return True
+
+    def wait(self) -> int:
+        self.wait_until(lambda: False)
+        assert self.process is not None
+        return self.process.returncode
+
+    def look(self) -> None:
+        assert self.process is not None
+        try:
+            self.seen |= {*psutil.Process(self.process.pid).children(recursive=True)}
+        except psutil.NoSuchProcess:
+            return
+
+    def below(self, title: str) -> list[psutil.Process]:
+        """Processes of the run by a part of their command line."""
+        self.look()
+        found = []
+        for process in self.seen:
+            try:
+                if process.is_running() and title in " ".join(process.cmdline()):
+                    found.append(process)
+            except psutil.NoSuchProcess:
+                continue
+        return found
+
+    def last_step(self) -> int:
+        file = self.run_dir / "metrics.jsonl"
+        return max((int(r["step"]) for r in read_metrics(file)), default=0) if file.exists() else 0
+
+    def left_over(self, seconds: float = 15.0) -> list[str]:
+        """What is still there so long after the end."""
+        deadline = time.monotonic() + seconds
+        while alive := [p for p in self.seen if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]:
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.2)
+        found = [f"process {' '.join(p.cmdline())[:60]}" for p in alive]
+        found += [str(path) for path in set(temporary_files()) - self.there]
+        found += [f"{folder.name} without manifest" for folder in self.checkpoints() if not committed(folder)]
+        return found + [name for name in ("stop",) if (self.run_dir / name).exists()]
+
+    def checkpoints(self) -> list[Path]:
+        return step_folders(self.run_dir / "checkpoints")
+
+
+@dataclass(frozen=True)
+class Fault:
+    name: str
+    strike: Callable[[Run], None] | None = None
+    """Done to the running command ..."""
+    saving: bool = False
+    """... in the middle of saving instead of at some moment of a step."""
+    damage: Callable[[Run], None] | None = None
+    """Done to the copied run before it is started."""
+    prefix: Callable[[Path], list[str]] | None = None
+    statuses: tuple[int, ...] | None = None
+    """What the command must end with each time, where that is fixed."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    problem: str | None
+    """Why it did not survive; None if it did."""
+    steps_lost: int
+    starts: int
+    left_over: list[str]
+    seconds: float
+
+
+def kill(title: str | None, run: Run) -> None:
+    """SIGKILL of every process with the title; None: of the driver."""
+    assert run.process is not None
+    victims = run.below(title) if title else [psutil.Process(run.process.pid)]
+    if not victims:
+        raise LookupError(f"no process {title!r} to kill")
+    for victim in victims:
+        victim.kill()
+
+
+def sigterm(run: Run) -> None:
+    assert run.process is not None
+    run.process.send_signal(signal.SIGTERM)
+
+
+def newest_model(run: Run) -> Path:
+    return next(run.checkpoints()[0].glob("actor/model_*.pt"))
+
+
+def truncate(run: Run) -> None:
+    with newest_model(run).open("r+b") as file:
+        file.truncate(newest_model(run).stat().st_size // 2)
+
+
+def flip_bit(run: Run) -> None:
+    content = bytearray(newest_model(run).read_bytes())
+    content[len(content) // 2] ^= 1
+    newest_model(run).write_bytes(content)
+
+
+def forget_tracker(run: Run) -> None:
+    """verl's own note of the newest step, which it would begin from step 0 without."""
+    (run.run_dir / "checkpoints" / "latest_checkpointed_iteration.txt").write_text("1")
+
+
+# A disk with room for another checkpoint or two, but for a ballast that leaves only half of one: made, filled with the
+# run's checkpoints and mounted over their folder.
+SMALL_DISK = """
+mount -t tmpfs -o size=$1 small "$3.disk"; cp -a "$3/." "$3.disk/"; mount --bind "$3.disk" "$3"
+head -c $2 /dev/zero > "$3/ballast"; shift 3; exec "$@"
+"""
+
+
+def small_disk(run_dir: Path) -> list[str]:
+    folder = run_dir / "checkpoints"
+    checkpoint = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    folder.with_suffix(".disk").mkdir()
+    script = ["sh", "-ec", SMALL_DISK, "sh", str(4 * checkpoint), str(5 * checkpoint // 2), str(folder)]
+    return ["unshare", "--map-root-user", "--mount", *script]
+
+
+def free_disk(run: Run) -> None:
+    """Take the ballast away after a save has failed."""
+    run.wait_until(lambda: run.last_step() >= BEGIN + SAVE_EVERY)
+    assert run.process is not None
+    Path(f"/proc/{run.process.pid}/root{run.run_dir}/checkpoints/ballast").unlink()
+
+
+FAULTS = [
+    Fault("driver killed", partial(kill, None)),
+    Fault("trainer killed", partial(kill, "TaskRunnerV1")),
+    Fault("actor worker killed", partial(kill, "ray::WorkerDict")),
+    Fault("vLLM server killed", partial(kill, "ray::vLLMHttpServer")),
+    Fault("vLLM engine killed", partial(kill, "VLLM::EngineCore")),
+    Fault("reward worker killed", partial(kill, "ray::RewardLoopWorker")),
+    Fault("agent loop worker killed", partial(kill, "ray::AgentLoopWorker")),
+    Fault("transfer queue killed", partial(kill, "ray::SimpleStorageUnit")),
+    Fault("Ray node killed", partial(kill, "raylet/raylet")),
+    Fault("Ray's GCS killed", partial(kill, "gcs/gcs_server")),
+    Fault("driver killed while saving", partial(kill, None), saving=True),
+    Fault("trainer killed while saving", partial(kill, "TaskRunnerV1"), saving=True),
+    Fault("actor worker killed while saving", partial(kill, "ray::WorkerDict"), saving=True),
+    Fault("disk full while saving", free_disk, prefix=small_disk, statuses=(0,)),
+    Fault("checkpoint truncated", damage=truncate, statuses=(0,)),
+    Fault("checkpoint file missing", damage=lambda run: newest_model(run).unlink(), statuses=(0,)),
+    Fault("checkpoint bit flipped", damage=flip_bit, statuses=(0,)),
+    Fault("manifest missing", damage=lambda run: (run.checkpoints()[0] / MANIFEST).unlink(), statuses=(0,)),
+    Fault("verl's tracker wrong", damage=forget_tracker, statuses=(0,)),
+    Fault("SIGTERM", sigterm, statuses=(75, 0)),
+]
+
+
+def copied(reference: Run, folder: Path, last_step: int) -> Run:
+    """A run as the reference was when it had just saved the checkpoint of `last_step`."""
+    run = Run(folder, reference.overrides)
+    shutil.copytree(reference.run_dir, run.run_dir)
+    for checkpoint in run.checkpoints():
+        if int(checkpoint.name.removeprefix("global_step_")) > last_step:
+            shutil.rmtree(checkpoint)
+    lines = (run.run_dir / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run.run_dir / "metrics.jsonl").write_text("".join(lines[:last_step]))
+    return run
+
+
+def differences(expected: list[dict[str, float]], got: list[dict[str, float]]) -> list[str]:
+    """Where two records are not of the same training; up to the order of float32 sums."""
+    if [r["step"] for r in expected] != [r["step"] for r in got]:
+        return [f"steps {[int(r['step']) for r in got]}"]
+    return [
+        f"step {a['step']:.0f}: {key} is {b.get(key)}, was {a[key]}"
+        for a, b in zip(expected, got, strict=True)
+        for key in a
+        if key.startswith(TRAINED) and "perf" not in key and not _close(a[key], b.get(key, float("nan")))
+    ]
+
+
+def _close(a: float, b: float) -> bool:
+    return abs(a - b) <= 1e-6 + 1e-4 * abs(a)
+
+
+def strike_at_random(run: Run, fault: Fault, rng: random.Random, step_s: float, save_s: float) -> int | None:
+    """Do it at a random moment of a random step, or of its save; return the last step that was recorded then.
+
+    None if the command ended before."""
+    assert fault.strike is not None
+    if fault.saving:
+        folder = run.run_dir / "checkpoints" / f"global_step_{BEGIN + SAVE_EVERY}"
+        reached, pause = run.wait_until(folder.exists, every=0.002), rng.uniform(0, save_s)
+    else:
+        step = BEGIN + 1 if fault.prefix else rng.randrange(BEGIN + 1, STEPS)
+        reached, pause = run.wait_until(lambda: run.last_step() >= step), rng.uniform(0, step_s)
+    if not reached:
+        return None
+    time.sleep(pause)
+    recorded = run.last_step()
+    fault.strike(run)
+    return recorded
+
+
+def trial(fault: Fault, reference: Run, folder: Path, rng: random.Random) -> Outcome:
+    expected = read_metrics(reference.run_dir / "metrics.jsonl")
+    step_s, save_s = (
+        statistics.median(r[f"timing_s/{x}"] for r in expected if f"timing_s/{x}" in r)
+        for x in ("step", "save_checkpoint")
+    )
+    began, start = time.monotonic(), BEGIN
+    if fault.damage is not None:
+        start += SAVE_EVERY  # the newest is damaged, the one before is good
+    run = copied(reference, folder, start)
+    if fault.damage is not None:
+        fault.damage(run)
+    if fault.prefix is not None:
+        run.prefix = fault.prefix(run.run_dir)
+    recorded = [run.last_step()]
+    statuses: list[int] = []
+    while len(statuses) < MAX_STARTS and statuses[-1:] != [0]:
+        run.start()
+        if fault.strike is not None and not statuses:
+            at = strike_at_random(run, fault, rng, step_s, save_s)
+            recorded += [] if at is None else [at]
+        statuses.append(run.wait())
+    problem = judge(fault, run, expected, statuses)
+    went_on = [
+        int(line.split()[4].rstrip(":")) for line in run.said.splitlines() if line.startswith("going on from step")
+    ]
+    lost = sum(max(0, a - b) for a, b in zip(recorded, went_on[-len(recorded) :], strict=False))
+    return Outcome(problem, lost, len(statuses), run.left_over(), time.monotonic() - began)
+
+
+def judge(fault: Fault, run: Run, expected: list[dict[str, float]], statuses: list[int]) -> str | None:
+    if statuses[-1] != 0:
+        return f"ended with {statuses}: {run.said.strip().splitlines()[-1:]}"
+    if fault.statuses is not None and tuple(statuses) != fault.statuses:
+        return f"ended with {statuses} instead of {list(fault.statuses)}"
+    wrong = differences(expected, read_metrics(run.run_dir / "metrics.jsonl"))
+    return wrong[0] if wrong else None
+
+
+def undisturbed(folder: Path) -> Run:
+    """The run that all others are compared with."""
+    reference = Run(folder, [*smallest_run(folder), *SETTINGS, "keep_checkpoints=10"])
+    reference.start()
+    if reference.wait() != 0:
+        raise RuntimeError(f"the undisturbed run failed:\n{reference.said[-3000:]}")
+    return reference
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=[fault.name for fault in FAULTS])
+    parser.add_argument("--times", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--list", action="store_true", help="print the faults' names")
+    arguments = parser.parse_args()
+    if arguments.list:
+        print("\n".join(fault.name for fault in FAULTS))
+        return
+    faults = [fault for fault in FAULTS if arguments.only is None or fault.name in arguments.only]
+    rng, rows = random.Random(arguments.seed), []
+    with tempfile.TemporaryDirectory(prefix="f", dir="/tmp") as name:  # a short path, for sockets
+        base = Path(name)
+        (base / "r").mkdir()
+        reference = undisturbed(base / "r")
+        for number, fault in enumerate(faults):
+            outcomes = []
+            for time_ in range(arguments.times):
+                folder = base / f"{number}.{time_}"
+                outcomes.append(trial(fault, reference, folder, rng))
+                print(f"{fault.name}: {outcomes[-1]}", file=sys.stderr, flush=True)
+                shutil.rmtree(folder)
+            rows.append(
+                (
+                    fault.name,
+                    len(outcomes),
+                    sum(o.problem is None for o in outcomes),
+                    max(o.starts for o in outcomes) - 1,
+                    max(o.steps_lost for o in outcomes),
+                    sum(len(o.left_over) for o in outcomes),
+                )
+            )
+    for row in [("fault", "times", "survived", "started again", "steps lost", "left over"), *rows]:
+        print(f"{row[0]:34}" + "".join(f"{cell:>15}" for cell in row[1:]))
+    if any(row[1] != row[2] or row[5] for row in rows):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""What a run keeps outside its own folder while it lives: one lock, and one folder for Ray's session, sockets and whatever
+libraries put into TMPDIR. Both belong to one process; what one that was killed has left goes when the run is started again.
+"""
+
+import fcntl
+import getpass
+import hashlib
+import os
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from recipe.holderpo.config import ConfigError
+
+
+@contextmanager
+def only_driver(run: str, run_dir: Path) -> Iterator[None]:
+    """Hold the run's lock, which goes with the process that holds it, however that ends.
+
+    Raises:
+        ConfigError: another process has it; two that write the same checkpoints would ruin them.
+    """
+    with (run_dir / "lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise ConfigError(
+                f"run is {run!r}, which {lock.read().strip()} is training; allowed is another name: run=..."
+            ) from None
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+        lock.flush()
+        yield
+
+
+@contextmanager
+def temporary_folder(run_dir: Path) -> Iterator[Path]:
+    """A folder that only this user can read; from here on the TMPDIR and RAY_TMPDIR of this process and all that it starts.
+
+    It goes at the end, but stays after an error, whose reason may be in Ray's logs; the run's next start removes it then.
+    Its name is short, since the path of a socket must not be longer than 107 bytes: it is in RAY_TMPDIR, else in /tmp.
+    """
+    base, name = Path(os.environ.get("RAY_TMPDIR") or "/tmp"), hashlib.sha256(bytes(run_dir)).hexdigest()[:10]
+    for left in base.glob(f"holderpo-{name}-*"):
+        shutil.rmtree(left, ignore_errors=True)
+    folder = base / f"holderpo-{name}-{os.getpid()}"
+    folder.mkdir(mode=0o700)
+    # torch.compile's results are worth keeping.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/torchinductor_{getpass.getuser()}")
+    os.environ |= {"TMPDIR": str(folder), "RAY_TMPDIR": str(folder)}
+    tempfile.tempdir = None  # to be read from the environment again
+    try:
+        yield folder
+    except Exception:
+        print(f"Ray's logs: {folder}/ray/session_latest/logs", file=sys.stderr, flush=True)
+        raise
+    except BaseException:  # an exit on purpose, an interrupt
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
