@@ -11,6 +11,7 @@ memory, temporary files, requests and halves of checkpoints in the run's folder.
 """
 
 import argparse
+import os
 import random
 import shutil
 import signal
@@ -19,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -69,14 +70,16 @@ class Run:
     def said(self) -> str:
         return (self.folder / "said.txt").read_text() if (self.folder / "said.txt").exists() else ""
 
-    def start(self) -> None:
+    def start(self, environment: Mapping[str, str] = {}) -> None:
         command = [*self.prefix, sys.executable, "-m", "recipe.holderpo.main", *self.overrides]
         with (self.folder / "said.txt").open("ab") as said:
             self.process = subprocess.Popen(
                 [*command, f"run_dir={self.run_dir}", "run=faults"],
                 cwd=ROOT,
+                env=os.environ | environment,
                 stdout=said,
                 stderr=subprocess.STDOUT,
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
             )
 
     def wait_until(self, true: Callable[[], bool], every: float = 0.2) -> bool:

@@ -2,12 +2,18 @@
 
 import importlib.util
 import os
+import re
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from holderpo_core import CLIP_LEVELS, Schedule
 from recipe.holderpo.local.prepare import DATA, MODELS
+
+SECRET_NAME = re.compile(
+    r"(?:^|[._])(?:api_?key|secret(?:_?access)?(?:_?key)?|password|passwd|(?:auth|access|hf|hub|bearer)_?token)$",
+    re.IGNORECASE,
+)
 
 
 class ConfigError(ValueError):
@@ -55,6 +61,7 @@ def check_config(config: DictConfig) -> None:
     Raises:
         ConfigError: with one line for the first wrong value found.
     """
+    _check_no_secret(OmegaConf.to_container(config))
     holder_schedule(config)
     actor, rollout = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
     _choice(config, "trainer.v1.trainer_mode", "sync", "colocate_async", "separate_async")
@@ -146,6 +153,21 @@ def check_config(config: DictConfig) -> None:
         for file in data_files(config, key):
             if file is None or not os.path.exists(os.path.expanduser(file)):
                 raise ConfigError(f"{key} is {file!r}; allowed are existing files")
+
+
+def _check_no_secret(value: Any, key: str = "") -> None:
+    """The config is printed, saved and sent to trackers: it is no place for a key or a password."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            _check_no_secret(item, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            _check_no_secret(item, f"{key}.{number}")
+    elif isinstance(value, str) and value and SECRET_NAME.search(key):
+        raise ConfigError(
+            f"{key} is set; allowed is none, since the config is saved and sent to trackers: put it into the environment "
+            "variable that its library reads"
+        )
 
 
 def data_files(config: DictConfig, key: str) -> list[str | None]:

@@ -68,6 +68,20 @@ BAD = {
         "None",
     ],
     "embedded_model=huge": ["embedded_model", "huge", "tiny"],
+    "+env.WANDB_API_KEY=0123456789": ["env.WANDB_API_KEY is set", "environment variable"],
+    "+trainer.auth_token=hf_x": ["trainer.auth_token is set", "environment variable"],
+    "keep_checkpoints=0": ["keep_checkpoints", "0", "from 1"],
+    "trainer.max_actor_ckpt_to_keep=1": ["max_actor_ckpt_to_keep", "1", "keep_checkpoints"],
+    "trainer.del_local_ckpt_after_load=true": ["del_local_ckpt_after_load", "True", "False"],
+    "trainer.resume_mode=never": ["trainer.resume_mode", "never", "auto"],
+    "trainer.resume_mode=resume_path": ["resume_from_path", "None", "global_step_N"],
+    "trust_checkpoint=perhaps": ["trust_checkpoint", "perhaps", "True"],
+    "stop_grace_s=0": ["stop_grace_s", "0", "from 1"],
+    "guard.on_nonfinite=ignore": ["guard.on_nonfinite", "ignore", "skip"],
+    "guard.on_collapse=hope": ["guard.on_collapse", "hope", "rollback"],
+    "guard.entropy_min=-1": ["guard.entropy_min", "-1", "from 0"],
+    "guard.steps=0": ["guard.steps", "0", "from 1"],
+    "algo=grpo guard.log_ratio_max=1": ["guard.log_ratio_max", "1", "null"],
 }
 
 

@@ -74,6 +74,7 @@ def head(node: Node, overrides: Sequence[str]) -> int:
         print(f"{node.nodes} nodes with {gpus} GPUs each are there", flush=True)
         # Ray takes no counts of resources where it attaches to a cluster.
         attach = [f"++ray_kwargs.ray_init.address={address}", "ray_kwargs.ray_init.num_cpus=null"]
+        attach.append("++ray_kwargs.ray_init._node_ip_address=null")
         if config.trainer.device == "cpu":
             attach.append("ray_kwargs.ray_init.num_gpus=null")
         return drive([*overrides, *attach], environment)

@@ -48,6 +48,10 @@ def step_line(metrics: dict[str, float], total_steps: int) -> str:
         parts.append(f"grad {_short(metrics['actor/grad_norm'])}")
     if "timing_s/step" in metrics:
         parts.append(f"{_seconds(metrics['timing_s/step'])}")
+    if metrics.get("checkpoint/failed"):
+        parts.append("SAVE FAILED")
+    if metrics.get("guard/nonfinite_updates"):
+        parts.append("NOT FINITE")
     line = "  ".join(parts)
     return line if len(line) <= LINE_WIDTH else " ".join(parts)
 
