@@ -81,9 +81,8 @@ def main() -> None:
     arguments = parser.parse_args()
     rng = random.Random(arguments.seed)
     with tempfile.TemporaryDirectory(prefix="soak", dir="/tmp") as name:
-        run = Run(Path(name), [
-            *smallest_run(Path(name)), f"trainer.total_training_steps={arguments.steps}", "trainer.save_freq=10", "restarts=100",
-        ])  # fmt: skip
+        settings = [f"trainer.total_training_steps={arguments.steps}", "trainer.save_freq=10", "restarts=100"]
+        run = Run(Path(name), [*smallest_run(Path(name)), *settings])
         strikes = sorted(rng.sample(range(WARM_UP_STEPS, arguments.steps), arguments.faults))
         rows, starts = soak(run, strikes, rng)
         report(rows)
