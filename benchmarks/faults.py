@@ -26,6 +26,7 @@ from functools import partial
 from pathlib import Path
 
 import psutil
+import torch
 
 from benchmarks.smallest_run import smallest_run
 from recipe.holderpo.checkpoint import MANIFEST, committed, step_folders
@@ -151,8 +152,11 @@ class Fault:
     damage: Callable[[Run], None] | None = None
     """Done to the copied run before it is started."""
     prefix: Callable[[Path], list[str]] | None = None
+    overrides: tuple[str, ...] = ()
     statuses: tuple[int, ...] | None = None
     """What the command must end with each time, where that is fixed."""
+    look: Callable[[Run], str | None] | None = None
+    """What is wrong with the run afterwards, where it cannot have the undisturbed run's metrics."""
 
 
 @dataclass(frozen=True)
@@ -200,6 +204,25 @@ def forget_tracker(run: Run) -> None:
     (run.run_dir / "checkpoints" / "latest_checkpointed_iteration.txt").write_text("1")
 
 
+def nonfinite_told(run: Run) -> str | None:
+    """Updates with a NaN were left out, counted and have their samples saved, and the weights are numbers."""
+    records = read_metrics(run.run_dir / "metrics.jsonl")[BEGIN:]
+    counted = [int(r["step"]) for r in records if r["guard/nonfinite_updates"]]
+    saved = sorted(int(file.stem.removeprefix("step_")) for file in (run.run_dir / "nonfinite").glob("step_*.jsonl"))
+    if not counted or counted != saved or run.last_step() != STEPS:
+        return f"steps {counted} were not finite, those of {saved} were saved, the last was {run.last_step()}"
+    weights = torch.load(newest_model(run), weights_only=False, map_location="cpu")
+    bad = [name for name, w in weights.items() if not getattr(w, "full_tensor", lambda w=w: w)().isfinite().all()]
+    return f"weights that are no numbers: {bad}" if bad else None
+
+
+def rolled_back(run: Run) -> str | None:
+    back = run.said.count(f"going on from step {BEGIN}") - 1
+    if back != 1 or "restarts left: 0" not in run.said or "error: gradient norm is" not in run.said:
+        return f"it went back {back} times: {run.said[-500:]}"
+    return None
+
+
 # A disk with room for another checkpoint or two, but for a ballast that leaves only half of one: made, filled with the
 # run's checkpoints and mounted over their folder.
 SMALL_DISK = """
@@ -244,6 +267,18 @@ FAULTS = [
     Fault("manifest missing", damage=lambda run: (run.checkpoints()[0] / MANIFEST).unlink(), statuses=(0,)),
     Fault("verl's tracker wrong", damage=forget_tracker, statuses=(0,)),
     Fault("SIGTERM", sigterm, statuses=(75, 0)),
+    Fault(
+        "rewards that are NaN",
+        overrides=("+reward.custom_reward_function.reward_kwargs.nan_every=40",),
+        statuses=(0,),
+        look=nonfinite_told,
+    ),
+    Fault(
+        "collapse, rolled back once",
+        overrides=("guard.grad_norm_max=1e-9", "guard.steps=2", "guard.on_collapse=rollback", "restarts=1"),
+        statuses=(3,),
+        look=rolled_back,
+    ),
 ]
 
 
@@ -304,13 +339,14 @@ def trial(fault: Fault, reference: Run, folder: Path, rng: random.Random) -> Out
     if fault.damage is not None:
         start += SAVE_EVERY  # the newest is damaged, the one before is good
     run = copied(reference, folder, start)
+    run.overrides = [*run.overrides, *fault.overrides]
     if fault.damage is not None:
         fault.damage(run)
     if fault.prefix is not None:
         run.prefix = fault.prefix(run.run_dir)
     recorded = [run.last_step()]
     statuses: list[int] = []
-    while len(statuses) < MAX_STARTS and statuses[-1:] != [0]:
+    while len(statuses) < MAX_STARTS and statuses[-1:] != [0] and tuple(statuses) != fault.statuses:
         run.start()
         if fault.strike is not None and not statuses:
             at = strike_at_random(run, fault, rng, step_s, save_s)
@@ -325,10 +361,10 @@ def trial(fault: Fault, reference: Run, folder: Path, rng: random.Random) -> Out
 
 
 def judge(fault: Fault, run: Run, expected: list[dict[str, float]], statuses: list[int]) -> str | None:
-    if statuses[-1] != 0:
+    if tuple(statuses) != fault.statuses if fault.statuses else statuses[-1] != 0:
         return f"ended with {statuses}: {run.said.strip().splitlines()[-1:]}"
-    if fault.statuses is not None and tuple(statuses) != fault.statuses:
-        return f"ended with {statuses} instead of {list(fault.statuses)}"
+    if fault.look is not None:
+        return fault.look(run)
     wrong = differences(expected, read_metrics(run.run_dir / "metrics.jsonl"))
     return wrong[0] if wrong else None
 
