@@ -319,7 +319,7 @@ def strike_at_random(run: Run, fault: Fault, rng: random.Random, step_s: float, 
         folder = run.run_dir / "checkpoints" / f"global_step_{BEGIN + SAVE_EVERY}"
         reached, pause = run.wait_until(folder.exists, every=0.002), rng.uniform(0, save_s)
     else:
-        step = BEGIN + 1 if fault.prefix else rng.randrange(BEGIN + 1, STEPS)
+        step = BEGIN + 1 if fault.prefix else rng.randrange(BEGIN + 1, STEPS - 1)
         reached, pause = run.wait_until(lambda: run.last_step() >= step), rng.uniform(0, step_s)
     if not reached:
         return None

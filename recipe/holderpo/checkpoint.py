@@ -123,6 +123,13 @@ def retain(root: Path, newest: int, keep: int) -> None:
             remove(folder)
 
 
+def forget_from(root: Path, step: float) -> None:
+    """Delete the checkpoints of this step and later ones: the run has gone back before them."""
+    for folder in step_folders(root):
+        if step_of(folder) >= step:
+            remove(folder)
+
+
 def _files(folder: Path) -> Iterator[Path]:
     manifest = {folder / MANIFEST, folder / f"{MANIFEST}.part"}
     return (path for path in folder.rglob("*") if path.is_file() and path not in manifest)

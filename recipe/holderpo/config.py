@@ -88,6 +88,15 @@ def check_config(config: DictConfig) -> None:
             raise ConfigError(f"{key} is {value!r}; allowed is null: keep_checkpoints says how many are kept")
     _choice(config, "trust_checkpoint", True, False)
     _choice(config, "trainer.del_local_ckpt_after_load", False)
+    if OmegaConf.select(config, "trainer.remove_previous_ckpt_in_save"):
+        raise ConfigError(
+            "trainer.remove_previous_ckpt_in_save is True; allowed is False: the last checkpoint goes when the next is whole"
+        )
+    if "hf_model" in config.actor_rollout_ref.actor.checkpoint.save_contents:
+        raise ConfigError(
+            f"{actor}.checkpoint.save_contents has 'hf_model'; allowed are model, optimizer and extra: scripts/eval.sh "
+            "merges a checkpoint into a Hugging Face folder when one is wanted"
+        )
     if OmegaConf.select(config, f"{actor}.checkpoint.async_save"):
         raise ConfigError(
             f"{actor}.checkpoint.async_save is True; allowed is False: a checkpoint is committed when it is whole"
@@ -183,6 +192,13 @@ def _check_guard(config: DictConfig) -> None:
     for name, low in (("entropy_min", 0.0), ("entropy_max", 0.0), ("grad_norm_max", 1e-12), ("log_ratio_max", 1e-12)):
         if config.guard[name] is not None:
             _number(config, f"guard.{name}", low, 1e12)
+    save_freq, keep = config.trainer.save_freq, config.keep_checkpoints
+    if config.guard.on_collapse == "rollback" and not 0 < config.guard.steps <= (keep - 1) * save_freq:
+        raise ConfigError(
+            f"guard.steps is {config.guard.steps}; allowed with guard.on_collapse=rollback is at most "
+            f"(keep_checkpoints - 1) x trainer.save_freq = {(keep - 1) * save_freq}: a checkpoint from before the collapse "
+            "must still be there"
+        )
     loss = config.actor_rollout_ref.actor.policy_loss.loss_mode
     if config.guard.log_ratio_max is not None and loss != "holder":
         raise ConfigError(

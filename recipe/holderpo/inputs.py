@@ -1,6 +1,7 @@
 """Data files and model folders, looked into before Ray starts: what verl would find a minute later, in a worker, or never."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -48,13 +49,11 @@ def check_model(config: DictConfig) -> None:
     from transformers import AutoTokenizer
 
     key, model = "actor_rollout_ref.model.path", config.actor_rollout_ref.model
-    folder = Path(str(model.path)).expanduser()
-    if folder.is_dir():
-        _check_folder(key, folder, model.trust_remote_code)
+    paths = dict.fromkeys(os.path.expanduser(str(path)) for path in (model.path, model.get("tokenizer_path")) if path)
+    for path in paths:
+        _check_files(key, path, model.trust_remote_code)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            str(folder) if folder.is_dir() else model.path, trust_remote_code=model.trust_remote_code
-        )
+        tokenizer = AutoTokenizer.from_pretrained([*paths][-1], trust_remote_code=model.trust_remote_code)
     except Exception as error:  # whatever a broken folder makes transformers raise
         raise ConfigError(
             f"{key} is {str(model.path)!r}; allowed is a model with its tokenizer: {_one_line(error)}"
@@ -134,19 +133,24 @@ def _ids(table: pa.Table) -> list[pa.Array]:
     return [pc.cast(pc.struct_field(chunk, "index"), pa.string()) for chunk in table["extra_info"].chunks]
 
 
-def _check_folder(key: str, folder: Path, trusted: bool) -> None:
+def _check_files(key: str, path: str, trusted: bool) -> None:
+    """What a model's two JSON files say, in a folder or on the hub."""
+    from transformers.utils import cached_file
+
     for name in ("config.json", "tokenizer_config.json"):
-        if not (folder / name).is_file():
-            raise ConfigError(f"{key} is {str(folder)!r}, which has no {name}; allowed is a model with its tokenizer")
         try:
-            own_code = json.loads((folder / name).read_text(encoding="utf-8")).get("auto_map")
+            own_code = json.loads(Path(str(cached_file(path, name))).read_text(encoding="utf-8")).get("auto_map")
+        except OSError as error:  # transformers' word for a file that is not there
+            raise ConfigError(
+                f"{key} is {path!r}, which has no {name}; allowed is a model with its tokenizer: {_one_line(error)}"
+            ) from None
         except (ValueError, AttributeError) as error:
-            raise ConfigError(f"{key} is {str(folder)!r}; its {name} cannot be read: {_one_line(error)}") from None
+            raise ConfigError(f"{key} is {path!r}; its {name} cannot be read: {_one_line(error)}") from None
         if own_code and not trusted:
             # Asked for here because verl's reward loop loads the tokenizer with its code whatever this key says.
             raise ConfigError(
-                f"actor_rollout_ref.model.trust_remote_code is False; allowed for {str(folder)!r} is True, since its {name} "
-                f"names code that would be run ({own_code}): read it first"
+                f"actor_rollout_ref.model.trust_remote_code is False; allowed for {path!r} is True, since its {name} names "
+                f"code that would be run ({own_code}): read it first"
             )
 
 

@@ -95,9 +95,15 @@ def train(config: DictConfig, checkpoint: Checkpoint | None, notice: stop.Notice
     class RunnerAfterInit:
         """What verl makes its task runner from, once Ray is up."""
 
+        runner = HolderTaskRunner
+
+        def options(self, **options: Any) -> "RunnerAfterInit":
+            self.runner = self.runner.options(**options)
+            return self
+
         def remote(self) -> Any:
             notice.listen()
-            return HolderTaskRunner.remote()
+            return self.runner.remote()
 
     run_dir, resume = Path(config.run_dir), {"resume_mode": "disable", "resume_from_path": None}
     if checkpoint is not None:
@@ -125,6 +131,7 @@ def report(config: DictConfig) -> None:
 
 
 def run(config: DictConfig) -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(stop.STATUS))  # nothing to save yet
     config = resolve(config)
     set_environment(config)
     check_config(config)
@@ -154,8 +161,9 @@ def run_to_its_end(config: DictConfig, checkpoint: Checkpoint | None) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     from recipe.holderpo.restart import with_restarts
 
+    notice = stop.Notice(config.run_dir, config.stop_grace_s)
     try:
-        with stop.Notice(config.run_dir, config.stop_grace_s) as notice:
+        with notice:
             with_restarts(partial(train, notice=notice), config, checkpoint)
     except stop.Stopped as stopped:
         print(f"{getattr(stopped, 'cause', stopped)}, and saved; {_again(config)}", flush=True)
@@ -166,6 +174,9 @@ def run_to_its_end(config: DictConfig, checkpoint: Checkpoint | None) -> None:
     except KeyboardInterrupt:
         print("\nstopping ...", flush=True)
         _stop_ray()
+        if notice.given:
+            print(f"not through within stop_grace_s={config.stop_grace_s}, so not saved; {_again(config)}")
+            sys.exit(stop.STATUS)
         print(f"stopped; {_again(config)}")
         sys.exit(130)
     finally:

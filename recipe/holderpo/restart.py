@@ -3,14 +3,15 @@
 import math
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import ray
 from omegaconf import DictConfig
 from ray.exceptions import RayTaskError
 
-from recipe.holderpo.checkpoint import Checkpoint
+from recipe.holderpo.checkpoint import Checkpoint, forget_from
 from recipe.holderpo.guard import Collapsed
-from recipe.holderpo.resume import find_checkpoint
+from recipe.holderpo.resume import newest_checkpoint
 
 # Ray's and vLLM's names for it. An error that crossed processes has them in its text alone.
 LOST = (
@@ -50,11 +51,16 @@ def with_restarts(
             reason, before = _reason(error, config)
             if reason is None or left == 0:
                 raise
-        ray.shutdown()
-        print(f"{reason}; restarts left: {left - 1}", file=sys.stderr, flush=True)
-        checkpoint = find_checkpoint(config, before)
-        if checkpoint is None:
-            print("there is no checkpoint yet: the run begins again", file=sys.stderr, flush=True)
+            ray.shutdown()
+            print(f"{reason}; restarts left: {left - 1}", file=sys.stderr, flush=True)
+            own = newest_checkpoint(config, before)
+            if before < math.inf:
+                if own is None:
+                    raise  # nothing to go back to
+                forget_from(Path(config.trainer.default_local_dir), before)
+            elif own is None and checkpoint is None:
+                print("there is no checkpoint yet: the run begins again", file=sys.stderr, flush=True)
+            checkpoint = own or checkpoint
 
 
 def _reason(error: Exception, config: DictConfig) -> tuple[str | None, float]:

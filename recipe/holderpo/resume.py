@@ -47,25 +47,27 @@ MEANING = (
 )
 
 
-def find_checkpoint(config: DictConfig, before: float = math.inf) -> Checkpoint | None:
-    """The checkpoint that the run goes on from, the newest whole one; None: it begins at step 0. Says which, and why.
-
-    Args:
-        before: only checkpoints of lower steps, since the run had collapsed by then.
+def find_checkpoint(config: DictConfig) -> Checkpoint | None:
+    """The checkpoint that the command goes on from; None: it begins at step 0. Says which, and why.
 
     Raises:
         ConfigError: there is a checkpoint, or there should be one, but none that can be used. A run that was to go on
             never begins again by itself.
     """
     trainer, root = config.trainer, Path(config.trainer.default_local_dir)
-    if trainer.resume_mode == "disable":
-        if any(committed(folder) for folder in step_folders(root)):
-            raise ConfigError(
-                f"trainer.resume_mode is 'disable'; allowed is auto, since {root} has checkpoints that a run from step 0 "
-                "would replace; or another name: run=..."
-            )
-        return None
-    if trainer.resume_mode == "resume_path":
+    folders, recorded = step_folders(root), _last_step(Path(config.run_dir) / METRICS_FILE)
+    own = [folder for folder in folders if committed(folder)]
+    if folders and not own and not recorded:
+        raise ConfigError(
+            f"trainer.default_local_dir is {str(root)!r}, which has checkpoints that no run of this recipe has written "
+            f"({folders[0].name}); allowed is a folder without, since older ones are deleted there"
+        )
+    if own and trainer.resume_mode == "disable":
+        raise ConfigError(
+            f"trainer.resume_mode is 'disable'; allowed is auto, since {root} has checkpoints that a run from step 0 "
+            "would replace; or another name: run=..."
+        )
+    if not own and trainer.resume_mode == "resume_path":
         try:
             found = verify(Path(trainer.resume_from_path))
         except Damaged as error:
@@ -74,21 +76,24 @@ def find_checkpoint(config: DictConfig, before: float = math.inf) -> Checkpoint 
             ) from None
         print(f"going on from step {found.step}: {found.folder}, as trainer.resume_from_path says", flush=True)
         return found
-    whole, passed_over = newest_whole(root, before)
-    for problem in passed_over:
-        print(f"checkpoint passed over: {problem}", file=sys.stderr, flush=True)
-    if whole is not None:
-        print(f"going on from step {whole.step}: {whole.folder}, the newest whole checkpoint", flush=True)
-        return whole
-    damaged = [folder.name for folder in step_folders(root) if committed(folder)]
-    recorded = _last_step(Path(config.run_dir) / METRICS_FILE)
-    if damaged or 0 < trainer.save_freq <= recorded:
-        state = f"{len(damaged)} damaged checkpoints and no whole one" if damaged else "no checkpoint"
+    found_own = newest_checkpoint(config)
+    if found_own is None and (own or 0 < trainer.save_freq <= recorded):
+        state = f"{len(own)} damaged checkpoints and no whole one" if own else "no checkpoint"
         raise ConfigError(
             f"run is {config.run!r}, which has a record of {recorded} steps and {state} in {root}; allowed is a run with a "
             "whole checkpoint, or another name: run=... (or remove its folder to begin again)"
         )
-    return None
+    return found_own
+
+
+def newest_checkpoint(config: DictConfig, before: float = math.inf) -> Checkpoint | None:
+    """The newest whole checkpoint of this run below step `before`, None if there is none. Says which, and why not another."""
+    whole, passed_over = newest_whole(Path(config.trainer.default_local_dir), before)
+    for problem in passed_over:
+        print(f"checkpoint passed over: {problem}", file=sys.stderr, flush=True)
+    if whole is not None:
+        print(f"going on from step {whole.step}: {whole.folder}, the newest whole checkpoint", flush=True)
+    return whole
 
 
 def check_resume(config: DictConfig, checkpoint: Checkpoint | None) -> None:
@@ -100,7 +105,7 @@ def check_resume(config: DictConfig, checkpoint: Checkpoint | None) -> None:
     if checkpoint is None:
         return
     if not config.trust_checkpoint:
-        check_holds_no_code(checkpoint, own=config.trainer.resume_mode == "auto")
+        check_holds_no_code(checkpoint.folder, own=checkpoint.folder.parent == Path(config.trainer.default_local_dir))
     saved, total = OmegaConf.create(checkpoint.manifest["config"]), config.trainer.total_training_steps
     another = f"allowed is the value that run {config.run} began with, {{}}; or give it another name: run=..."
     for key in MEANING:

@@ -16,6 +16,9 @@ from pathlib import Path
 
 from recipe.holderpo.config import ConfigError
 
+# A socket's path may have 107 characters, of which Ray and the folder's name take 92.
+LONGEST_BASE = 15
+
 
 @contextmanager
 def only_driver(run: str, run_dir: Path) -> Iterator[None]:
@@ -32,6 +35,8 @@ def only_driver(run: str, run_dir: Path) -> Iterator[None]:
             raise ConfigError(
                 f"run is {run!r}, which {lock.read().strip()} is training; allowed is another name: run=..."
             ) from None
+        except OSError as error:
+            print(f"{run_dir} cannot be locked ({error.strerror}): do not start this run twice", file=sys.stderr)
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {socket.gethostname()}")
         lock.flush()
@@ -45,7 +50,9 @@ def temporary_folder(run_dir: Path) -> Iterator[Path]:
     It goes at the end, but stays after an error, whose reason may be in Ray's logs; the run's next start removes it then.
     Its name is short, since the path of a socket must not be longer than 107 bytes: it is in RAY_TMPDIR, else in /tmp.
     """
-    base, name = Path(os.environ.get("RAY_TMPDIR") or "/tmp"), hashlib.sha256(bytes(run_dir)).hexdigest()[:10]
+    base, name = Path(os.environ.get("RAY_TMPDIR") or "/tmp"), hashlib.sha256(bytes(run_dir)).hexdigest()[:6]
+    if len(str(base)) > LONGEST_BASE:
+        raise ConfigError(f"RAY_TMPDIR is {str(base)!r}; allowed is a path of at most {LONGEST_BASE} characters")
     for left in base.glob(f"holderpo-{name}-*"):
         shutil.rmtree(left, ignore_errors=True)
     folder = base / f"holderpo-{name}-{os.getpid()}"

@@ -28,6 +28,7 @@ class Notice:
 
     def __init__(self, run_dir: str | Path, grace_s: float):
         self.request = Path(run_dir) / REQUEST
+        self.given = False
         self.timer = threading.Timer(grace_s, os.kill, (os.getpid(), signal.SIGINT))
         self.timer.daemon = True
 
@@ -42,7 +43,8 @@ class Notice:
         signal.signal(signal.SIGTERM, self._ask)
 
     def _ask(self, _signal: int, _frame: FrameType | None) -> None:
-        if not self.request.exists():
+        if not self.given:
+            self.given = True
             self.request.touch()
             self.timer.start()
 

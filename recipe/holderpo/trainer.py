@@ -47,6 +47,7 @@ class HolderTrainerMixin(PPOTrainer):
     worker_cls: type = HolderActorRolloutRefWorker
 
     def __init__(self, config: DictConfig, queue: "Future[Any]"):
+        self._composed = OmegaConf.to_container(config, resolve=True)  # verl writes into its config
         super().__init__(config)
         self.queue = queue  # the start of the transfer queue, which the task runner has begun
         self.schedule = holder_schedule(config)
@@ -98,34 +99,44 @@ class HolderTrainerMixin(PPOTrainer):
         """
         root = Path(self.config.trainer.default_local_dir)
         folder = root / f"{PREFIX}{self.global_steps}"
-        remove(folder)  # what a save that was cut off left must not mix with the new files
+        manifest = self._manifest()
         try:
+            remove(folder)  # what a save that was cut off left must not mix with the new files
+            (folder / "actor").mkdir(parents=True)
             super()._save_checkpoint()
             errors = [error for error in self.actor_rollout_wg.save_error() if error]
+            ranks = self.config.trainer.nnodes * self.config.trainer.n_gpus_per_node
+            shards = len(list(folder.glob("actor/model_world_size_*.pt")))
+            if not errors and shards < ranks:
+                errors.append(f"{shards} of {ranks} shards can be seen from here: do all nodes share {root}?")
             if errors:
                 raise OSError(errors[0])
-            commit(folder, self._manifest())
-        except (OSError, RuntimeError) as error:
+            commit(folder, manifest)
+        except (OSError, RuntimeError) as error:  # torch.save raises the latter for a full disk
             remove(folder)
             if self.global_steps >= self.total_training_steps or stop.requested(self.config.run_dir):
                 raise
             self._trained[1]["checkpoint/failed"] = 1.0
             logger.error("the checkpoint of step %d failed, the run goes on: %s", self.global_steps, error)
             return
-        retain(root, self.global_steps, self.config.keep_checkpoints)
+        try:
+            retain(root, self.global_steps, self.config.keep_checkpoints)
+        except OSError as error:
+            logger.error("an older checkpoint could not be deleted: %s", error)
 
     def _manifest(self) -> dict[str, Any]:
         """What a checkpoint says of itself; "metrics" are those of its step that are known before validation."""
         batch, metrics = self._trained
         metrics, timing = dict(metrics), {**self.timing_raw, "step": sum(self.timing_raw.values())}
-        super()._compute_metrics(batch, metrics, timing, self.global_steps, self.global_steps // self.steps_per_epoch)
-        metrics.update(reward_metrics(batch))
+        epoch = (self.global_steps - 1) // self.steps_per_epoch
+        super()._compute_metrics(batch, metrics, timing, self.global_steps, epoch)
+        metrics.update(further_metrics(batch, metrics))
         return {
             "step": self.global_steps,
             "p": self.step_p() if self.schedule is not None else None,
             "saved_at": time.time(),
             "versions": {name: version(name) for name in ("verl", "torch", "ray", "transformers")},
-            "config": OmegaConf.to_container(self.config, resolve=True),
+            "config": self._composed,
             "metrics": plain_metrics(metrics),
         }
 
@@ -141,8 +152,7 @@ class HolderTrainerMixin(PPOTrainer):
         if self.schedule is not None:
             finish_metrics(metrics)
             metrics["holder/p"] = self.step_p()
-        metrics["guard/nonfinite_updates"] = float(not is_finite_update(metrics))
-        if metrics["guard/nonfinite_updates"]:
+        if not is_finite_update(metrics):
             self._write_nonfinite(batch)
         return batch
 
@@ -156,7 +166,7 @@ class HolderTrainerMixin(PPOTrainer):
         offending = nonfinite_samples(padded)
         file = Path(self.config.run_dir) / "nonfinite" / f"step_{self.global_steps}.jsonl"
         file.parent.mkdir(exist_ok=True)
-        with file.open("w") as lines:
+        with file.open("a") as lines:  # a step may have several batches
             for row in offending or range(len(batch.keys)):
                 texts = {name: self.tokenizer.decode(data[name][row]) for name in ("prompts", "responses")}
                 numbers = {name: [str(x) for x in values[row].tolist()] for name, values in padded.items()}
@@ -167,9 +177,9 @@ class HolderTrainerMixin(PPOTrainer):
 
     def _compute_metrics(self, batch: KVBatchMeta, metrics: dict[str, Any], *args: Any, **kwargs: Any) -> None:
         super()._compute_metrics(batch, metrics, *args, **kwargs)
-        metrics.update(reward_metrics(batch))
+        metrics.update(further_metrics(batch, metrics))
         self.record.step(self.global_steps, metrics)
-        if self.config.guard.on_nonfinite == "stop" and metrics.get("guard/nonfinite_updates"):
+        if self.config.guard.on_nonfinite == "stop" and metrics["guard/nonfinite_updates"]:
             raise NotFinite(
                 f"the update of step {self.global_steps} was not finite; samples: {self.config.run_dir}/nonfinite"
             )
@@ -219,6 +229,11 @@ class HolderTrainerMixin(PPOTrainer):
         if self.config.deterministic:
             batch.reorder(sorted(range(len(batch.keys)), key=batch.keys.__getitem__))
         return super()._balance_batch(batch, *args, **kwargs)
+
+
+def further_metrics(batch: KVBatchMeta, metrics: dict[str, Any]) -> dict[str, float]:
+    """What a step's record has beside verl's metrics and the loss's."""
+    return reward_metrics(batch) | {"guard/nonfinite_updates": float(not is_finite_update(metrics))}
 
 
 def reward_metrics(batch: KVBatchMeta) -> dict[str, float]:

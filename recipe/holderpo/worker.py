@@ -83,20 +83,22 @@ class HolderWorkerMixin:
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def init_model(self) -> None:
         super().init_model()  # type: ignore[misc]
+        if self.actor is not None:
+            manager = self.actor.engine.checkpoint_manager
+            manager.save_checkpoint = partial(self._save, manager.save_checkpoint)
         loss = self.config.actor.policy_loss
         if self.actor is not None and loss.loss_mode == "holder" and loss.p is None:
             self.loss_fn = partial(loss_with_step_p, loss_fn=self.loss_fn)
             self.actor.set_loss_fn(self.loss_fn)
 
-    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
-    def save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        """As verl's, but an error (a full disk) is kept for `save_error`.
+    def _save(self, save: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+        """verl's writing of this rank's files, but an error (a full disk) is kept for `save_error`.
 
-        verl's ranks meet before they write and after; one that fails in between would leave the others waiting."""
+        verl's ranks meet when they have written; one that raised before would leave the others waiting."""
         try:
-            super().save_checkpoint(*args, **kwargs)  # type: ignore[misc]
+            save(*args, **kwargs)
             self._save_error = None
-        except (OSError, RuntimeError) as error:  # torch.save raises the latter for the former
+        except Exception as error:  # torch and tokenizers raise what they like for a full disk
             self._save_error = f"{type(error).__name__}: {' '.join(str(error).split())}"
             torch.distributed.barrier()
 

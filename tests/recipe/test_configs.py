@@ -80,6 +80,10 @@ BAD = {
     "guard.on_nonfinite=ignore": ["guard.on_nonfinite", "ignore", "skip"],
     "guard.on_collapse=hope": ["guard.on_collapse", "hope", "rollback"],
     "guard.entropy_min=-1": ["guard.entropy_min", "-1", "from 0"],
+    "guard.on_collapse=rollback guard.steps=21 trainer.save_freq=20": ["guard.steps", "21", "= 20"],
+    "guard.on_collapse=rollback trainer.save_freq=-1": ["guard.steps", "5", "= -1"],
+    "actor_rollout_ref.actor.checkpoint.save_contents=[model,hf_model]": ["save_contents", "hf_model", "eval.sh"],
+    "+trainer.remove_previous_ckpt_in_save=true": ["remove_previous_ckpt_in_save", "True", "False"],
     "guard.steps=0": ["guard.steps", "0", "from 1"],
     "algo=grpo guard.log_ratio_max=1": ["guard.log_ratio_max", "1", "null"],
 }
@@ -234,6 +238,25 @@ def test_a_checkpoint_of_another_run(tmp_path: Path) -> None:
     (folder / "actor" / "model.json").unlink()
     with pytest.raises(ConfigError, match=r"allowed is a whole checkpoint: model\.json is missing"):
         find_checkpoint(config)
+
+
+def test_once_it_has_one_of_its_own_that_is_gone_on_from(tmp_path: Path) -> None:
+    """A job that is queued again gives the same command, resume_from_path and all."""
+    folder = _checkpoint(_compose("run=r", f"run_dir={tmp_path}/r"), step=30)
+    branch = ("run=b", f"run_dir={tmp_path}/b", "trainer.resume_mode=resume_path")
+    config = _compose(*branch, f"trainer.resume_from_path={folder}")
+    _checkpoint(config, step=40)
+    found = find_checkpoint(config)
+    assert found is not None and found.step == 40 and found.folder.is_relative_to(tmp_path / "b")
+
+
+def test_a_folder_with_somebody_elses_checkpoints_is_not_taken_over(tmp_path: Path) -> None:
+    config = _compose("run=r", f"run_dir={tmp_path}/r")
+    (Path(config.trainer.default_local_dir) / "global_step_5").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"trainer\.default_local_dir is .* no run of this recipe .*global_step_5"):
+        find_checkpoint(config)
+    RunRecord(config.run_dir).step(3, {})  # its own: a save was cut off
+    assert find_checkpoint(config) is None
 
 
 def test_a_finished_run_is_not_started_again(tmp_path: Path) -> None:

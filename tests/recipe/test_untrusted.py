@@ -8,7 +8,6 @@ import pytest
 import torch
 from verl.utils.checkpoint.checkpoint_manager import BaseCheckpointManager
 
-from recipe.holderpo.checkpoint import Checkpoint, commit, verify
 from recipe.holderpo.config import ConfigError
 from recipe.holderpo.untrusted import check_holds_no_code
 
@@ -21,12 +20,11 @@ class Evil:
         return os.mkdir, (str(self.made),)
 
 
-def checkpoint(folder: Path, **states: Any) -> Checkpoint:
+def checkpoint(folder: Path, **states: Any) -> Path:
     (folder / "global_step_2").mkdir()
     for name, state in states.items():
         torch.save(state, folder / "global_step_2" / f"{name}.pt")
-    commit(folder / "global_step_2", {})
-    return verify(folder / "global_step_2")
+    return folder / "global_step_2"
 
 
 def test_code_is_found_and_not_run(tmp_path: Path) -> None:
@@ -34,7 +32,7 @@ def test_code_is_found_and_not_run(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"trust_checkpoint is False; .*extra_state.pt: .*mkdir"):
         check_holds_no_code(found, own=True)
     assert not (tmp_path / "made").exists()
-    torch.load(found.folder / "extra_state.pt", weights_only=False)  # as verl does
+    torch.load(found / "extra_state.pt", weights_only=False)  # as verl does
     assert (tmp_path / "made").exists(), "the file would have done it"
 
 
@@ -42,7 +40,7 @@ def test_an_opcode_that_names_no_global_is_found_too(tmp_path: Path) -> None:
     """INST builds an object of any class, without the opcodes that a search for GLOBAL would see."""
     found = checkpoint(tmp_path, model={"w": torch.ones(2)})
     harmless = b"(I42\nibuiltins\ncomplex\n."
-    (found.folder / "model.pt").write_bytes(harmless)
+    (found / "model.pt").write_bytes(harmless)
     with pytest.raises(ConfigError, match=r"model\.pt"):
         check_holds_no_code(found, own=True)
 
@@ -63,8 +61,7 @@ def test_what_verl_saves_passes(tmp_path: Path) -> None:
 def test_pickled_queues_are_trusted_only_from_the_run_itself(tmp_path: Path) -> None:
     (tmp_path / "global_step_2" / "transfer_queue").mkdir(parents=True)
     (tmp_path / "global_step_2" / "transfer_queue" / "controller").write_bytes(b"?")
-    commit(tmp_path / "global_step_2", {})
-    found = verify(tmp_path / "global_step_2")
+    found = tmp_path / "global_step_2"
     check_holds_no_code(found, own=True)
     with pytest.raises(ConfigError, match="transfer_queue cannot be checked"):
         check_holds_no_code(found, own=False)

@@ -2,18 +2,21 @@
 
 import random
 from collections.abc import Mapping
+from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 from tensordict import TensorDict
 from verl.utils.metric import AggregationType, Metric, reduce_metrics
 
 from holderpo_core import REDUCTION
-from recipe.holderpo.worker import P_KEY, finish_metrics, loss_with_step_p, split_metrics
+from recipe.holderpo.worker import P_KEY, HolderWorkerMixin, finish_metrics, loss_with_step_p, split_metrics
 
 
 def _verl_metrics(values: dict[str, float]) -> dict[str, Metric]:
@@ -90,3 +93,43 @@ def test_a_batch_without_p_is_an_error_even_after_one_with_it() -> None:
     with pytest.raises(KeyError, match="did not arrive"):
         loss_with_step_p(None, TensorDict({}), loss_fn=loss_fn)
     assert seen == [2.0]
+
+
+def _rank_that_saves(rank: int, address: str, fails: bool, out: str) -> None:
+    """verl's order of events in a save, of which rank 1's writing fails: mkdir, meet, write, meet; then meet once more."""
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2, timeout=timedelta(seconds=30))
+
+    class Manager:
+        def save_checkpoint(self, local_path: str) -> None:
+            dist.barrier()
+            if fails and rank == 1:
+                raise RuntimeError("PytorchStreamWriter failed\nwriting file")
+            dist.barrier()
+
+    class Worker:
+        config = SimpleNamespace(actor=SimpleNamespace(policy_loss=SimpleNamespace(loss_mode="vanilla", p=None)))
+
+        def init_model(self) -> None:
+            self.actor = SimpleNamespace(engine=SimpleNamespace(checkpoint_manager=Manager()))
+
+        def save_checkpoint(self) -> None:
+            self.actor.engine.checkpoint_manager.save_checkpoint("folder")
+            dist.barrier()
+
+    class Mended(HolderWorkerMixin, Worker):
+        pass
+
+    worker = Mended()
+    worker.init_model()
+    for _ in range(2):  # and the next save finds the ranks in step
+        worker.save_checkpoint()
+    Path(out, str(rank)).write_text(str(worker.save_error()))
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_rank_that_cannot_save_does_not_keep_the_others_waiting(fails: bool, tmp_path: Path) -> None:
+    arguments = (f"file://{tmp_path}/store", fails, str(tmp_path))
+    torch.multiprocessing.start_processes(_rank_that_saves, arguments, nprocs=2, start_method="fork")
+    said = [(tmp_path / str(rank)).read_text() for rank in range(2)]
+    assert said == ["None", "RuntimeError: PytorchStreamWriter failed writing file" if fails else "None"]

@@ -94,7 +94,7 @@ def test_what_is_missing_is_one_line(small_overrides: list[str], tmp_path: Path,
         assert line, "the head ended before it was up"
     interrupted.terminate()  # as Slurm does
     interrupted.communicate(timeout=60)
-    assert interrupted.returncode == 130 and not ours()
+    assert interrupted.returncode == 75 and not ours()
 
     head = start(0, tmp_path, *fitting, "trainer.n_gpus_per_node=2")
     small = start(1, tmp_path, *fitting, "trainer.n_gpus_per_node=1")

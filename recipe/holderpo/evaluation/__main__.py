@@ -101,7 +101,7 @@ def evaluate(config: DictConfig) -> dict[str, dict[str, Estimate]]:
     """Generate, grade and save what is missing; returns label -> benchmark -> accuracy."""
     files = {name: Path(config.data_dir) / f"eval_{name}.parquet" for name in config.benchmarks}
     problems = {name: read_problems(path)[: config.limit] for name, path in files.items()}
-    model = resolve_model(config.model)
+    model = resolve_model(config.model, config.trust_checkpoint)
     folder = open_run(config, model, files)
     stores = {name: Store(folder / "generations" / f"{name}.jsonl", config.n) for name in problems}
     missing = {name: [p for p in problems[name] if p.index not in stores[name].done()] for name in problems}

@@ -7,18 +7,20 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from recipe.holderpo.checkpoint import PREFIX, newest_whole
 from recipe.holderpo.config import ConfigError
+from recipe.holderpo.untrusted import check_holds_no_code
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def resolve_model(model: str) -> str:
+def resolve_model(model: str, trust_checkpoint: bool = False) -> str:
     """A folder or hub id that vLLM loads.
 
     A verl checkpoint is a folder global_step_N (or its actor/); a run's folder stands for its newest checkpoint. It is
     merged once, into actor/merged beside its shards.
 
-    Raises ConfigError if there is no such model."""
+    Raises ConfigError if there is no such model, or it is a checkpoint that holds code and is not trusted."""
     path = Path(model).expanduser()
     if not path.exists():
         if _HUB_ID.fullmatch(model) and not model.startswith("."):
@@ -29,16 +31,23 @@ def resolve_model(model: str) -> str:
     checkpoint = _checkpoint(path)
     if checkpoint is None:
         raise ConfigError(f"model is {model!r}; allowed is a folder with a config.json or a verl checkpoint")
+    if not trust_checkpoint:
+        check_holds_no_code(checkpoint, own=True)  # verl's merger would run it; a transfer queue is not merged
     return str(_merge(checkpoint))
 
 
 def _checkpoint(path: Path) -> Path | None:
-    """The actor folder of the checkpoint that `path` is, or of the newest one below it."""
-    steps = [path, *path.glob("global_step_*"), *path.glob("checkpoints/global_step_*"), path.parent]
-    actors = [
-        p / "actor" for p in steps if p.name.startswith("global_step_") and (p / "actor/fsdp_config.json").exists()
-    ]
-    return max(actors, key=lambda actor: int(actor.parent.name.rsplit("_", 1)[1]), default=None)
+    """The actor folder of the checkpoint that `path` is, or of the newest whole one below it."""
+    for folder in (path, path.parent):
+        if folder.name.startswith(PREFIX) and (folder / "actor/fsdp_config.json").exists():
+            return folder / "actor"
+    for root in (path, path / "checkpoints"):
+        newest, passed_over = newest_whole(root)
+        for problem in passed_over:
+            print(f"checkpoint passed over: {problem}", flush=True)
+        if newest is not None:
+            return newest.folder / "actor"
+    return None
 
 
 def _merge(actor: Path) -> Path:

@@ -18,6 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from recipe.holderpo import stop
 from recipe.holderpo.config import ConfigError, check_config
 from recipe.holderpo.launch import cluster
 from recipe.holderpo.launch.settings import Node, knob_overrides, read_node
@@ -27,8 +28,8 @@ CONF = Path(__file__).parents[3] / "conf"
 
 
 def main(arguments: Sequence[str]) -> int:
-    # What Slurm and Kubernetes send. Before there is a driver it is as Ctrl-C: everything that was started here is ended.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    # What Slurm and Kubernetes send. Before there is a driver nothing is to be saved: what was started here is ended.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(stop.STATUS))
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     try:
         node = read_node(os.environ)
