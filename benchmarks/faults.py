@@ -11,17 +11,15 @@ memory, temporary files, requests and halves of checkpoints in the run's folder.
 """
 
 import argparse
-import os
 import random
 import shutil
 import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -29,10 +27,10 @@ import psutil
 import torch
 
 from benchmarks.smallest_run import smallest_run
-from recipe.holderpo.checkpoint import MANIFEST, committed, step_folders
+from benchmarks.watched_run import OTHER, Run, TwoNodeRun, copied, differences
+from recipe.holderpo.checkpoint import MANIFEST
 from recipe.holderpo.report.record import read_metrics
 
-ROOT = Path(__file__).parents[1]
 STEPS, SAVE_EVERY, BEGIN = 6, 2, 2
 SETTINGS = (
     f"trainer.total_training_steps={STEPS}",
@@ -41,105 +39,7 @@ SETTINGS = (
     "actor_rollout_ref.actor.optim.lr=1e-3",
     "actor_rollout_ref.actor.optim.lr_warmup_steps=4",
 )
-# Metrics that the same training has again, whatever happened on the way; others are times or memory.
-TRAINED = ("holder/", "actor/", "critic/", "response_length/", "group/")
 MAX_STARTS = 4
-START_SECONDS = 400
-
-
-def temporary_files() -> list[Path]:
-    return [*Path("/dev/shm").iterdir(), *Path("/tmp").iterdir(), *Path("/tmp/ray").glob("*")]
-
-
-@dataclass
-class Run:
-    """The command in a folder of its own, and everything that was ever seen below it."""
-
-    folder: Path
-    overrides: Sequence[str]
-    prefix: Sequence[str] = ()
-    """Before the command: what mounts a small disk, for instance."""
-    process: "subprocess.Popen[bytes] | None" = None
-    seen: set[psutil.Process] = field(default_factory=set)
-    there: set[Path] = field(default_factory=lambda: set(temporary_files()))
-
-    @property
-    def run_dir(self) -> Path:
-        return self.folder / "run"
-
-    @property
-    def said(self) -> str:
-        return (self.folder / "said.txt").read_text() if (self.folder / "said.txt").exists() else ""
-
-    def start(self, environment: Mapping[str, str] = {}) -> None:
-        command = [*self.prefix, sys.executable, "-m", "recipe.holderpo.main", *self.overrides]
-        with (self.folder / "said.txt").open("ab") as said:
-            self.process = subprocess.Popen(
-                [*command, f"run_dir={self.run_dir}", "run=faults"],
-                cwd=ROOT,
-                env=os.environ | environment,
-                stdout=said,
-                stderr=subprocess.STDOUT,
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
-            )
-
-    def wait_until(self, true: Callable[[], bool], every: float = 0.2) -> bool:
-        """Until `true()`; False if the command ends before."""
-        assert self.process is not None
-        deadline, looked = time.monotonic() + START_SECONDS, 0.0
-        while not true():
-            if self.process.poll() is not None:
-                return False
-            if time.monotonic() - looked > 1:
-                self.look()
-                looked = time.monotonic()
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"{self.folder}: {START_SECONDS} s without what was waited for\n{self.said[-3000:]}")
-            time.sleep(every)
-        return True
-
-    def wait(self) -> int:
-        self.wait_until(lambda: False)
-        assert self.process is not None
-        return self.process.returncode
-
-    def look(self) -> None:
-        assert self.process is not None
-        try:
-            self.seen |= {*psutil.Process(self.process.pid).children(recursive=True)}
-        except psutil.NoSuchProcess:
-            return
-
-    def below(self, title: str) -> list[psutil.Process]:
-        """Processes of the run by a part of their command line."""
-        self.look()
-        found = []
-        for process in self.seen:
-            try:
-                if process.is_running() and title in " ".join(process.cmdline()):
-                    found.append(process)
-            except psutil.NoSuchProcess:
-                continue
-        return found
-
-    def last_step(self) -> int:
-        file = self.run_dir / "metrics.jsonl"
-        return max((int(r["step"]) for r in read_metrics(file)), default=0) if file.exists() else 0
-
-    def left_over(self, seconds: float = 15.0) -> list[str]:
-        """What is still there so long after the end."""
-        deadline = time.monotonic() + seconds
-        while alive := [p for p in self.seen if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]:
-            if time.monotonic() > deadline:
-                break
-            time.sleep(0.2)
-        found = [f"process {' '.join(p.cmdline())[:60]}" for p in alive]
-        found += [str(path) for path in set(temporary_files()) - self.there]
-        found += [f"{folder.name} without manifest" for folder in self.checkpoints() if not committed(folder)]
-        return found + [name for name in ("stop",) if (self.run_dir / name).exists()]
-
-    def checkpoints(self) -> list[Path]:
-        return step_folders(self.run_dir / "checkpoints")
 
 
 @dataclass(frozen=True)
@@ -152,6 +52,7 @@ class Fault:
     damage: Callable[[Run], None] | None = None
     """Done to the copied run before it is started."""
     prefix: Callable[[Path], list[str]] | None = None
+    nodes: int = 1
     overrides: tuple[str, ...] = ()
     statuses: tuple[int, ...] | None = None
     """What the command must end with each time, where that is fixed."""
@@ -177,6 +78,14 @@ def kill(title: str | None, run: Run) -> None:
         raise LookupError(f"no process {title!r} to kill")
     for victim in victims:
         victim.kill()
+
+
+def kill_second_node(run: Run) -> None:
+    for raylet in run.below("raylet/raylet"):
+        if f"--node_ip_address={OTHER}" in raylet.cmdline():
+            raylet.kill()
+            return
+    raise LookupError("no second node to kill")
 
 
 def sigterm(run: Run) -> None:
@@ -256,6 +165,7 @@ FAULTS = [
     Fault("agent loop worker killed", partial(kill, "ray::AgentLoopWorker")),
     Fault("transfer queue killed", partial(kill, "ray::SimpleStorageUnit")),
     Fault("Ray node killed", partial(kill, "raylet/raylet")),
+    Fault("second of two Ray nodes killed", kill_second_node, nodes=2),
     Fault("Ray's GCS killed", partial(kill, "gcs/gcs_server")),
     Fault("driver killed while saving", partial(kill, None), saving=True),
     Fault("trainer killed while saving", partial(kill, "TaskRunnerV1"), saving=True),
@@ -280,34 +190,6 @@ FAULTS = [
         look=rolled_back,
     ),
 ]
-
-
-def copied(reference: Run, folder: Path, last_step: int) -> Run:
-    """A run as the reference was when it had just saved the checkpoint of `last_step`."""
-    run = Run(folder, reference.overrides)
-    shutil.copytree(reference.run_dir, run.run_dir)
-    for checkpoint in run.checkpoints():
-        if int(checkpoint.name.removeprefix("global_step_")) > last_step:
-            shutil.rmtree(checkpoint)
-    lines = (run.run_dir / "metrics.jsonl").read_text().splitlines(keepends=True)
-    (run.run_dir / "metrics.jsonl").write_text("".join(lines[:last_step]))
-    return run
-
-
-def differences(expected: list[dict[str, float]], got: list[dict[str, float]]) -> list[str]:
-    """Where two records are not of the same training; up to the order of float32 sums."""
-    if [r["step"] for r in expected] != [r["step"] for r in got]:
-        return [f"steps {[int(r['step']) for r in got]}"]
-    return [
-        f"step {a['step']:.0f}: {key} is {b.get(key)}, was {a[key]}"
-        for a, b in zip(expected, got, strict=True)
-        for key in a
-        if key.startswith(TRAINED) and "perf" not in key and not _close(a[key], b.get(key, float("nan")))
-    ]
-
-
-def _close(a: float, b: float) -> bool:
-    return abs(a - b) <= 1e-6 + 1e-4 * abs(a)
 
 
 def strike_at_random(run: Run, fault: Fault, rng: random.Random, step_s: float, save_s: float) -> int | None:
@@ -369,9 +251,10 @@ def judge(fault: Fault, run: Run, expected: list[dict[str, float]], statuses: li
     return wrong[0] if wrong else None
 
 
-def undisturbed(folder: Path) -> Run:
+def undisturbed(folder: Path, nodes: int) -> Run:
     """The run that all others are compared with."""
-    reference = Run(folder, [*smallest_run(folder), *SETTINGS, "keep_checkpoints=10"])
+    folder.mkdir()
+    reference = (TwoNodeRun if nodes == 2 else Run)(folder, [*smallest_run(folder), *SETTINGS, "keep_checkpoints=10"])
     reference.start()
     if reference.wait() != 0:
         raise RuntimeError(f"the undisturbed run failed:\n{reference.said[-3000:]}")
@@ -392,13 +275,12 @@ def main() -> None:
     rng, rows = random.Random(arguments.seed), []
     with tempfile.TemporaryDirectory(prefix="f", dir="/tmp") as name:  # a short path, for sockets
         base = Path(name)
-        (base / "r").mkdir()
-        reference = undisturbed(base / "r")
+        references = {n: undisturbed(base / f"r{n}", n) for n in sorted({fault.nodes for fault in faults})}
         for number, fault in enumerate(faults):
             outcomes = []
             for time_ in range(arguments.times):
                 folder = base / f"{number}.{time_}"
-                outcomes.append(trial(fault, reference, folder, rng))
+                outcomes.append(trial(fault, references[fault.nodes], folder, rng))
                 print(f"{fault.name}: {outcomes[-1]}", file=sys.stderr, flush=True)
                 shutil.rmtree(folder)
             rows.append(

@@ -20,8 +20,9 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from benchmarks.faults import FAULTS, Run, kill
+from benchmarks.faults import FAULTS, kill
 from benchmarks.smallest_run import smallest_run
+from benchmarks.watched_run import Run
 
 SAMPLE_SECONDS = 2.0
 WARM_UP_STEPS = 20

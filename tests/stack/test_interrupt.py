@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benchmarks.faults import Run
+from benchmarks.watched_run import Run
 from recipe.holderpo.checkpoint import MANIFEST
 
 pytestmark = pytest.mark.stack

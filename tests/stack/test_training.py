@@ -16,6 +16,7 @@ import torch
 
 from benchmarks import faults
 from benchmarks.faults import STEPS
+from benchmarks.watched_run import Run
 from recipe.holderpo.report.record import read_metrics
 
 pytestmark = pytest.mark.stack
@@ -76,7 +77,7 @@ def test_a_run_that_was_told_to_stop_becomes_the_undisturbed_one(
     `python -m benchmarks.faults` does worse things to a run."""
     whole_dir, whole = whole_run
     fault = next(fault for fault in faults.FAULTS if fault.name == "SIGTERM")
-    outcome = faults.trial(fault, faults.Run(whole_dir.parent, [*small_overrides, *RUN]), tmp_path, random.Random(1))
+    outcome = faults.trial(fault, Run(whole_dir.parent, [*small_overrides, *RUN]), tmp_path, random.Random(1))
     assert (outcome.problem, outcome.steps_lost, outcome.starts, outcome.left_over) == (None, 0, 2, [])
     resumed_dir = tmp_path / "run"
     resumed = read_metrics(resumed_dir / "metrics.jsonl")
