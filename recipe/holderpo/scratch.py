@@ -44,13 +44,16 @@ def only_driver(run: str, run_dir: Path) -> Iterator[None]:
 
 
 @contextmanager
-def temporary_folder(run_dir: Path) -> Iterator[Path]:
+def temporary_folder(run_dir: Path, node: int = 0) -> Iterator[Path]:
     """A folder that only this user can read; from here on the TMPDIR and RAY_TMPDIR of this process and all that it starts.
 
     It goes at the end, but stays after an error, whose reason may be in Ray's logs; the run's next start removes it then.
     Its name is short, since the path of a socket must not be longer than 107 bytes: it is in RAY_TMPDIR, else in /tmp.
     """
-    base, name = Path(os.environ.get("RAY_TMPDIR") or "/tmp"), hashlib.sha256(bytes(run_dir)).hexdigest()[:6]
+    base, name = (
+        Path(os.environ.get("RAY_TMPDIR") or "/tmp"),
+        hashlib.sha256(f"{run_dir} {node}".encode()).hexdigest()[:6],
+    )
     if len(str(base)) > LONGEST_BASE:
         raise ConfigError(f"RAY_TMPDIR is {str(base)!r}; allowed is a path of at most {LONGEST_BASE} characters")
     for left in base.glob(f"holderpo-{name}-*"):

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -22,9 +23,16 @@ from recipe.holderpo import stop
 from recipe.holderpo.config import ConfigError, check_config
 from recipe.holderpo.launch import cluster
 from recipe.holderpo.launch.settings import Node, knob_overrides, read_node
-from recipe.holderpo.main import resolve, set_environment
+from recipe.holderpo.main import GUARD_STATUS, resolve, set_environment
+from recipe.holderpo.scratch import temporary_folder
 
 CONF = Path(__file__).parents[3] / "conf"
+# Exit statuses after which nobody will ask for Ray's logs: finished, refused, collapsed, told to stop, interrupted.
+ON_PURPOSE = (0, 2, GUARD_STATUS, stop.STATUS, 130)
+
+
+class RunFailed(Exception):
+    """The driver ended by an error; args: its exit status."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -44,6 +52,8 @@ def main(arguments: Sequence[str]) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except RunFailed as failed:
+        return int(failed.args[0])
     except KeyboardInterrupt:
         return 130
 
@@ -63,11 +73,13 @@ def drive(overrides: Sequence[str], environment: dict[str, str]) -> int:
 
 def head(node: Node, overrides: Sequence[str]) -> int:
     config = checked(overrides)
-    environment = dict(os.environ)
-    cluster.ensure_token(environment, make=True)
-    cluster.check_port(str(node.address), node.port)
     gpus, address = config.trainer.n_gpus_per_node, f"{node.address}:{node.port}"
-    with cluster.ray_node(node, resources(config), environment) as ray_start:
+    cluster.check_port(str(node.address), node.port)
+    with ExitStack() as held:
+        folder = held.enter_context(temporary_folder(Path(config.run_dir), node.rank))
+        environment = dict(os.environ)
+        cluster.ensure_token(environment, make=True)
+        ray_start = held.enter_context(cluster.ray_node(node, resources(config), environment, folder))
         cluster.wait_for_head(node, ray_start)
         print(f"head {address} is up; waiting for {node.nodes - 1} more ...", flush=True)
         os.environ.update(environment)  # for `ray.init` here
@@ -78,25 +90,30 @@ def head(node: Node, overrides: Sequence[str]) -> int:
         attach.append("++ray_kwargs.ray_init._node_ip_address=null")
         if config.trainer.device == "cpu":
             attach.append("ray_kwargs.ray_init.num_gpus=null")
-        return drive([*overrides, *attach], environment)
+        status = drive([*overrides, *attach], environment)
+        if status not in ON_PURPOSE:
+            raise RunFailed(status)  # Ray's logs stay
+        return status
 
 
 def join(node: Node, overrides: Sequence[str]) -> int:
     config = checked(overrides)
-    environment = dict(os.environ)
-    deadline = time.monotonic() + node.wait_s
-    # On a shared disk the head makes the token file. One that is there, but not as it must be, is an error at once.
-    while not cluster.has_token(environment) and time.monotonic() < deadline:
-        time.sleep(cluster.POLL_SECONDS)
-    cluster.ensure_token(environment, make=False)
-    cluster.wait_for_head(node)
-    # Slurm tells all nodes at once: this one's part of the model is still to be saved, and ends with the head's cluster.
-    signal.signal(signal.SIGTERM, lambda *_: print("SIGTERM: waiting for the head", flush=True))
-    with cluster.ray_node(node, resources(config), environment) as ray_start:
+    with ExitStack() as held:
+        folder = held.enter_context(temporary_folder(Path(config.run_dir), node.rank))
+        environment = dict(os.environ)
+        deadline = time.monotonic() + node.wait_s
+        # On a shared disk the head makes the token file. One that is there, but not as it must be, is an error at once.
+        while not cluster.has_token(environment) and time.monotonic() < deadline:
+            time.sleep(cluster.POLL_SECONDS)
+        cluster.ensure_token(environment, make=False)
+        cluster.wait_for_head(node)
+        # Slurm tells all nodes at once: this one's part of the model is still to be saved, and ends with the head's cluster.
+        signal.signal(signal.SIGTERM, lambda *_: print("SIGTERM: waiting for the head", flush=True))
+        ray_start = held.enter_context(cluster.ray_node(node, resources(config), environment, folder))
         print(f"joining {node.head}:{node.port} ...", flush=True)
         output, _ = ray_start.communicate()  # until the head takes the cluster down
-    if "Ray runtime started" not in output:
-        raise ConfigError(f"this node could not join {node.head}:{node.port}: {cluster.reason(output)}")
+        if "Ray runtime started" not in output:
+            raise ConfigError(f"this node could not join {node.head}:{node.port}: {cluster.reason(output)}")
     return 0
 
 

@@ -74,10 +74,13 @@ def check_port(address: str, port: int) -> None:
 
 
 @contextmanager
-def ray_node(node: Node, resources: Sequence[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
+def ray_node(
+    node: Node, resources: Sequence[str], environment: dict[str, str], folder: Path
+) -> Iterator[subprocess.Popen[str]]:
     """`ray start --block` of this node; on leaving the block, it and every process below it is ended.
 
-    resources: further arguments of `ray start`, such as --num-gpus=8."""
+    resources: further arguments of `ray start`, such as --num-gpus=8. folder: for Ray's session, and for its note of this
+    machine's current cluster, which a later `ray.init` elsewhere must not find."""
     where = (
         ["--head", f"--node-ip-address={node.address}", f"--port={node.port}", "--include-dashboard=false"]
         if node.rank == 0
@@ -85,7 +88,7 @@ def ray_node(node: Node, resources: Sequence[str], environment: dict[str, str]) 
     )
     ray = Path(sys.executable).with_name("ray")
     process = subprocess.Popen(
-        [str(ray), "start", "--block", "--disable-usage-stats", *where, *resources],
+        [str(ray), "start", "--block", "--disable-usage-stats", f"--temp-dir={folder}/ray", *where, *resources],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -96,21 +99,6 @@ def ray_node(node: Node, resources: Sequence[str], environment: dict[str, str]) 
         yield process
     finally:
         stop(process)
-        forget(f"{node.address if node.rank == 0 else node.head}:{node.port}")
-
-
-def forget(address: str) -> None:
-    """Remove Ray's note that a cluster of ours is this machine's current one: a later `ray.init` would look for it there."""
-    note = Path(ray_temporary_folder()) / "ray_current_cluster"
-    try:
-        if note.read_text().strip() == address:
-            note.unlink()
-    except OSError:
-        return
-
-
-def ray_temporary_folder() -> str:
-    return os.environ.get("RAY_TMPDIR", "/tmp") + "/ray"
 
 
 def stop(process: "subprocess.Popen[str]") -> None:
