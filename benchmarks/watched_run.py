@@ -145,7 +145,7 @@ class TwoNodeRun(Run):
     def wait(self) -> int:
         status = super().wait()
         assert self.other is not None
-        self.other.terminate()
+        self.other.send_signal(signal.SIGINT)
         self.other.wait(timeout=60)
         return status
 
