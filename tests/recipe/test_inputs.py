@@ -129,9 +129,9 @@ def test_a_million_rows_take_bounded_memory(tmp_path: Path) -> None:
     used = {}
     for rows in (20_000, 1_000_000):
         file = tmp_path / f"{rows}.parquet"
-        table = pa.Table.from_pylist([row("What is one plus one? " * 5)] * 1000)
+        table = pa.concat_tables([pa.Table.from_pylist([row("What is one plus one? " * 5)] * 1000)] * 20)
         with pq.ParquetWriter(file, table.schema) as writer:
-            for _ in range(rows // 1000):
+            for _ in range(rows // len(table)):
                 writer.write_table(table)
         done = subprocess.run(
             [sys.executable, "-c", CHECK_AND_MEASURE, OmegaConf.to_yaml(config(file))],
