@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ import numpy as np
 import ray
 import transfer_queue as tq
 from omegaconf import DictConfig, OmegaConf
-from ray.exceptions import GetTimeoutError
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.utils import Role
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
@@ -31,6 +30,7 @@ from recipe.holderpo import stop
 from recipe.holderpo.checkpoint import PREFIX, commit, read_manifest, remove, retain
 from recipe.holderpo.config import holder_schedule
 from recipe.holderpo.guard import Limits, NotFinite, Watch, is_finite_update, nonfinite_samples
+from recipe.holderpo.lookout import Lookout
 from recipe.holderpo.report.record import RunRecord, from_plain, plain_metrics
 from recipe.holderpo.worker import P_KEY, HolderActorRolloutRefWorker, HolderDetachActorWorker, finish_metrics
 
@@ -47,6 +47,7 @@ class HolderTrainerMixin(PPOTrainer):
     worker_cls: type = HolderActorRolloutRefWorker
 
     def __init__(self, config: DictConfig, queue: "Future[Any]"):
+        self._lookout = Lookout(self._ask_workers)
         self._composed = OmegaConf.to_container(config, resolve=True)  # verl writes into its config
         super().__init__(config)
         self.queue = queue  # the start of the transfer queue, which the task runner has begun
@@ -62,6 +63,13 @@ class HolderTrainerMixin(PPOTrainer):
     def _build_replay_buffer(self) -> ReplayBuffer:
         buffer = super()._build_replay_buffer()
         buffer.poll_interval = POLL_SECONDS
+        wait = buffer._wait_for_next_poll
+
+        def look_and_wait(*args: Any) -> float:
+            self._lookout.look()
+            return float(wait(*args))
+
+        buffer._wait_for_next_poll = look_and_wait
         return buffer
 
     def _init_resource_pool_mgr(self) -> None:
@@ -185,20 +193,25 @@ class HolderTrainerMixin(PPOTrainer):
             )
         self._watch.step(self.global_steps, metrics)
 
+    def _ask_workers(self) -> list[Any]:
+        """Of every process that samples come from: rollout servers with their engines, agent loops, rewards."""
+        servers = [server for manager in self._rollout_server_managers() for server in manager.server_handles]
+        workers = [*self.reward_loop_manager.reward_loop_workers, *self.agent_loop_manager.agent_loop_workers]
+        asked = [server.collective_rpc.remote("check_health") for server in servers]
+        return asked + [worker.__ray_ready__.remote() for worker in workers]
+
     @contextmanager
-    def _rollout_servers_checked(self) -> Iterator[None]:
-        """Tells a lost rollout server from other errors: verl only finds that no sample came back."""
+    def _workers_checked(self) -> Iterator[None]:
+        """Tells a lost process from other errors: verl only finds that no sample came back."""
         try:
             yield
         except Exception:
-            servers = [server for manager in self._rollout_server_managers() for server in manager.server_handles]
-            checks = [server.collective_rpc.remote("check_health") for server in servers]
-            with suppress(GetTimeoutError):  # busy is not lost
-                ray.get(checks, timeout=HEALTH_SECONDS)
+            self._lookout.look(wait=HEALTH_SECONDS)
             raise
+        self._lookout.look()
 
     def step(self, metrics: dict[str, Any], timing_raw: dict[str, float]) -> KVBatchMeta:
-        with self._rollout_servers_checked():
+        with self._workers_checked():
             batch = super().step(metrics, timing_raw)
         self._trained = batch, metrics
         if stop.requested(self.config.run_dir) and self.global_steps < self.total_training_steps:
@@ -207,7 +220,7 @@ class HolderTrainerMixin(PPOTrainer):
         return batch
 
     def _validate(self) -> dict[str, float]:
-        with self._rollout_servers_checked():
+        with self._workers_checked():
             metrics = super()._validate()
         # Before the first step the loop logs this one without `_compute_metrics`. After a resume the step has its line
         # already, unless the run was stopped between its checkpoint and the end of its validation.
