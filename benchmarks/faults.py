@@ -12,6 +12,7 @@ memory, temporary files, requests and halves of checkpoints in the run's folder.
 
 import argparse
 import random
+import re
 import shutil
 import signal
 import statistics
@@ -192,10 +193,8 @@ FAULTS = [
 ]
 
 
-def strike_at_random(run: Run, fault: Fault, rng: random.Random, step_s: float, save_s: float) -> int | None:
-    """Do it at a random moment of a random step, or of its save; return the last step that was recorded then.
-
-    None if the command ended before."""
+def strike_at_random(run: Run, fault: Fault, rng: random.Random, step_s: float, save_s: float) -> None:
+    """Do it at a random moment of a random step, or of its save, unless the command ends before."""
     assert fault.strike is not None
     if fault.saving:
         folder = run.run_dir / "checkpoints" / f"global_step_{BEGIN + SAVE_EVERY}"
@@ -203,12 +202,21 @@ def strike_at_random(run: Run, fault: Fault, rng: random.Random, step_s: float, 
     else:
         step = BEGIN + 1 if fault.prefix else rng.randrange(BEGIN + 1, STEPS - 1)
         reached, pause = run.wait_until(lambda: run.last_step() >= step), rng.uniform(0, step_s)
-    if not reached:
-        return None
-    time.sleep(pause)
-    recorded = run.last_step()
-    fault.strike(run)
-    return recorded
+    if reached:
+        time.sleep(pause)
+        fault.strike(run)
+
+
+def steps_lost(said: str, recorded: int) -> int:
+    """Steps that had been trained when the run went on from an earlier one, by what it printed."""
+    lost = 0
+    for line in said.splitlines():
+        if (step := re.match(r"step +(\d+)/", line)) is not None:
+            recorded = int(step[1])
+        elif (back := re.match(r"going on from step (\d+):", line)) is not None:
+            lost += recorded - int(back[1])
+            recorded = int(back[1])
+    return lost
 
 
 def trial(fault: Fault, reference: Run, folder: Path, rng: random.Random) -> Outcome:
@@ -226,19 +234,14 @@ def trial(fault: Fault, reference: Run, folder: Path, rng: random.Random) -> Out
         fault.damage(run)
     if fault.prefix is not None:
         run.prefix = fault.prefix(run.run_dir)
-    recorded = [run.last_step()]
     statuses: list[int] = []
     while len(statuses) < MAX_STARTS and statuses[-1:] != [0] and tuple(statuses) != fault.statuses:
         run.start()
         if fault.strike is not None and not statuses:
-            at = strike_at_random(run, fault, rng, step_s, save_s)
-            recorded += [] if at is None else [at]
+            strike_at_random(run, fault, rng, step_s, save_s)
         statuses.append(run.wait())
     problem = judge(fault, run, expected, statuses)
-    went_on = [
-        int(line.split()[4].rstrip(":")) for line in run.said.splitlines() if line.startswith("going on from step")
-    ]
-    lost = sum(max(0, a - b) for a, b in zip(recorded, went_on[-len(recorded) :], strict=False))
+    lost = steps_lost(run.said, start)
     return Outcome(problem, lost, len(statuses), run.left_over(), time.monotonic() - began)
 
 
