@@ -214,7 +214,7 @@ def steps_lost(said: str, recorded: int) -> int:
         if (step := re.match(r"step +(\d+)/", line)) is not None:
             recorded = int(step[1])
         elif (back := re.match(r"going on from step (\d+):", line)) is not None:
-            lost += recorded - int(back[1])
+            lost += max(0, recorded - int(back[1]))  # a step that stopped at its checkpoint is printed afterwards
             recorded = int(back[1])
     return lost
 
