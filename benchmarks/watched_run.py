@@ -7,13 +7,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 
-from recipe.holderpo.checkpoint import committed, step_folders
-from recipe.holderpo.report.record import read_metrics
+from recipe.holderpo.checkpoint import committed, step_folders, step_of
+from recipe.holderpo.report.record import METRICS_FILE, last_step
 
 ROOT = Path(__file__).parents[1]
 START_SECONDS = 400
@@ -81,12 +82,13 @@ class Run:
         assert self.process is not None
         return self.process.returncode
 
+    def started(self) -> list["subprocess.Popen[bytes]"]:
+        return [self.process] if self.process is not None else []
+
     def look(self) -> None:
-        assert self.process is not None
-        try:
-            self.seen |= {*psutil.Process(self.process.pid).children(recursive=True)}
-        except psutil.NoSuchProcess:
-            return
+        for process in self.started():
+            with suppress(psutil.NoSuchProcess):
+                self.seen |= {*psutil.Process(process.pid).children(recursive=True)}
 
     def below(self, title: str) -> list[psutil.Process]:
         """Processes of the run by a part of their command line."""
@@ -101,8 +103,7 @@ class Run:
         return found
 
     def last_step(self) -> int:
-        file = self.run_dir / "metrics.jsonl"
-        return max((int(r["step"]) for r in read_metrics(file)), default=0) if file.exists() else 0
+        return last_step(self.run_dir / METRICS_FILE)
 
     def left_over(self, seconds: float = 15.0) -> list[str]:
         """What is still there so long after the end."""
@@ -134,13 +135,8 @@ class TwoNodeRun(Run):
         self.other = self.spawn("recipe.holderpo.launch", common | {"NODE_RANK": "1", "NODE_ADDR": OTHER})
         self.process = self.spawn("recipe.holderpo.launch", common | {"NODE_RANK": "0", "NODE_ADDR": HEAD})
 
-    def look(self) -> None:
-        super().look()
-        assert self.other is not None
-        try:
-            self.seen |= {*psutil.Process(self.other.pid).children(recursive=True)}
-        except psutil.NoSuchProcess:
-            return
+    def started(self) -> list["subprocess.Popen[bytes]"]:
+        return super().started() + ([self.other] if self.other is not None else [])
 
     def wait(self) -> int:
         status = super().wait()
@@ -150,15 +146,15 @@ class TwoNodeRun(Run):
         return status
 
 
-def copied(reference: Run, folder: Path, last_step: int) -> Run:
-    """A run as the reference was when it had just saved the checkpoint of `last_step`."""
+def copied(reference: Run, folder: Path, last: int) -> Run:
+    """A run as the reference was when it had just saved the checkpoint of step `last`."""
     run = type(reference)(folder, reference.overrides)
     shutil.copytree(reference.run_dir, run.run_dir)
     for checkpoint in run.checkpoints():
-        if int(checkpoint.name.removeprefix("global_step_")) > last_step:
+        if step_of(checkpoint) > last:
             shutil.rmtree(checkpoint)
-    lines = (run.run_dir / "metrics.jsonl").read_text().splitlines(keepends=True)
-    (run.run_dir / "metrics.jsonl").write_text("".join(lines[:last_step]))
+    lines = (run.run_dir / METRICS_FILE).read_text().splitlines(keepends=True)
+    (run.run_dir / METRICS_FILE).write_text("".join(lines[:last]))
     return run
 
 

@@ -159,17 +159,17 @@ def run(config: DictConfig) -> None:
 def run_to_its_end(config: DictConfig, checkpoint: Checkpoint | None) -> None:
     """Train, and report; or exit with the status that says why it is not finished."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-    from recipe.holderpo.restart import with_restarts
+    from recipe.holderpo.restart import unwrapped, with_restarts
 
     notice = stop.Notice(config.run_dir, config.stop_grace_s)
     try:
         with notice:
             with_restarts(partial(train, notice=notice), config, checkpoint)
     except stop.Stopped as stopped:
-        print(f"{getattr(stopped, 'cause', stopped)}, and saved; {_again(config)}", flush=True)
+        print(f"{unwrapped(stopped)}, and saved; {_again(config)}", flush=True)
         sys.exit(stop.STATUS)
     except (Collapsed, NotFinite) as error:
-        print(f"error: {getattr(error, 'cause', error)} (guard in the config says when to stop)", file=sys.stderr)
+        print(f"error: {unwrapped(error)} (guard in the config says when to stop)", file=sys.stderr)
         sys.exit(GUARD_STATUS)
     except KeyboardInterrupt:
         print("\nstopping ...", flush=True)

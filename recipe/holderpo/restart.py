@@ -30,6 +30,11 @@ def lost_process(error: BaseException) -> str | None:
     return next((name for name in LOST for text in texts if name in text), None)
 
 
+def unwrapped(error: BaseException) -> BaseException:
+    """The error as it was raised, without what Ray wraps those of other processes in."""
+    return error.cause if isinstance(error, RayTaskError) else error
+
+
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
     """The error and everything that it came from, over Ray's process boundaries too."""
     while error is not None:
@@ -66,7 +71,7 @@ def with_restarts(
 def _reason(error: Exception, config: DictConfig) -> tuple[str | None, float]:
     """Why the run is to go on from a checkpoint, None if it is not; and the step that the checkpoint must be before."""
     if isinstance(error, Collapsed):
-        collapsed = getattr(error, "cause", error)  # what Ray wraps errors of other processes in
+        collapsed = unwrapped(error)
         return (f"collapsed: {collapsed}" if config.guard.on_collapse == "rollback" else None), collapsed.args[1]
     lost = lost_process(error)
     return (f"lost a process ({lost})" if lost else None), math.inf

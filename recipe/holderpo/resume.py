@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from recipe.holderpo.checkpoint import Checkpoint, Damaged, committed, newest_whole, step_folders, verify
 from recipe.holderpo.config import ConfigError
-from recipe.holderpo.report.record import METRICS_FILE, read_metrics
+from recipe.holderpo.report.record import METRICS_FILE, last_step
 from recipe.holderpo.untrusted import check_holds_no_code
 
 # What a run is. Other keys (logging, devices, checkpoints, micro-batches) may change from one start to the next.
@@ -55,7 +55,7 @@ def find_checkpoint(config: DictConfig) -> Checkpoint | None:
             never begins again by itself.
     """
     trainer, root = config.trainer, Path(config.trainer.default_local_dir)
-    folders, recorded = step_folders(root), _last_step(Path(config.run_dir) / METRICS_FILE)
+    folders, recorded = step_folders(root), last_step(Path(config.run_dir) / METRICS_FILE)
     own = [folder for folder in folders if committed(folder)]
     if folders and not own and not recorded:
         raise ConfigError(
@@ -127,7 +127,7 @@ def check_resume(config: DictConfig, checkpoint: Checkpoint | None) -> None:
             f"trainer.total_training_steps is {total}; allowed is {began_total}, with which run {config.run} began: "
             f"the schedule of p spans the whole run (holder.steps={began_total} from the start leaves it free)"
         )
-    if checkpoint.step >= total and _last_step(Path(config.run_dir) / METRICS_FILE) >= total:
+    if checkpoint.step >= total and last_step(Path(config.run_dir) / METRICS_FILE) >= total:
         raise ConfigError(
             f"run {config.run} has finished its {total} steps; allowed is another name, run=..., or more "
             "trainer.total_training_steps"
@@ -145,7 +145,3 @@ def _differences(key: str, value: Any, began: Any) -> list[tuple[str, Any, Any]]
         names = dict.fromkeys([*value, *began])
         return [d for name in names for d in _differences(f"{key}.{name}", value.get(name), began.get(name))]
     return [] if value == began else [(key, value, began)]
-
-
-def _last_step(metrics: Path) -> int:
-    return max((int(record["step"]) for record in read_metrics(metrics)), default=0) if metrics.exists() else 0

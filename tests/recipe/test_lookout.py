@@ -3,7 +3,6 @@
 import os
 import signal
 import time
-from collections.abc import Iterator
 
 import pytest
 import ray
@@ -11,12 +10,7 @@ from ray.exceptions import ActorDiedError
 
 from recipe.holderpo.lookout import Lookout
 
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+pytestmark = pytest.mark.usefixtures("cluster")
 
 
 @ray.remote(num_cpus=0)
@@ -49,8 +43,13 @@ def test_a_lost_process_is_noticed_without_waiting(workers: list[ray.actor.Actor
 
 
 def test_a_busy_one_is_not_lost_and_is_not_asked_twice(workers: list[ray.actor.ActorHandle]) -> None:
-    asked = []
-    watch = Lookout(lambda: asked.append(0) or [w.__ray_ready__.remote() for w in workers], every=0.0)
+    asked: list[int] = []
+
+    def ask() -> list[ray.ObjectRef]:
+        asked.append(0)
+        return [worker.__ray_ready__.remote() for worker in workers]
+
+    watch = Lookout(ask, every=0.0)
     ray.get([worker.pid.remote() for worker in workers])
     busy = workers[0].work.remote(3)
     begun = time.monotonic()
@@ -63,8 +62,13 @@ def test_a_busy_one_is_not_lost_and_is_not_asked_twice(workers: list[ray.actor.A
 
 
 def test_it_asks_only_now_and_then(workers: list[ray.actor.ActorHandle]) -> None:
-    asked = []
-    watch = Lookout(lambda: asked.append(0) or [], every=60)
+    asked: list[int] = []
+
+    def ask() -> list[ray.ObjectRef]:
+        asked.append(0)
+        return []
+
+    watch = Lookout(ask, every=60)
     for _ in range(100):
         watch.look()
     assert asked == []

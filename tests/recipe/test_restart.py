@@ -2,7 +2,6 @@
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,13 +12,6 @@ from ray.exceptions import RayTaskError
 from recipe.holderpo.checkpoint import Checkpoint, commit, step_folders
 from recipe.holderpo.guard import Collapsed
 from recipe.holderpo.restart import lost_process, with_restarts
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
 
 
 @ray.remote(num_cpus=0)

@@ -115,6 +115,11 @@ def read_metrics(path: str | Path) -> list[dict[str, float]]:
     return records
 
 
+def last_step(path: str | Path) -> int:
+    """The highest step in a metrics.jsonl; 0 where there is none yet."""
+    return max((int(record["step"]) for record in read_metrics(path)), default=0) if Path(path).exists() else 0
+
+
 def parse_line(line: str) -> dict[str, float]:
     """One line of metrics.jsonl. Raises ValueError when it is not a JSON object with a "step"."""
     record = json.loads(line)
