@@ -276,30 +276,33 @@ def main() -> None:
         return
     faults = [fault for fault in FAULTS if arguments.only is None or fault.name in arguments.only]
     rng, rows = random.Random(arguments.seed), []
-    with tempfile.TemporaryDirectory(prefix="f", dir="/tmp") as name:  # a short path, for sockets
-        base = Path(name)
-        references = {n: undisturbed(base / f"r{n}", n) for n in sorted({fault.nodes for fault in faults})}
-        for number, fault in enumerate(faults):
-            outcomes = []
-            for time_ in range(arguments.times):
-                folder = base / f"{number}.{time_}"
-                outcomes.append(trial(fault, references[fault.nodes], folder, rng))
-                print(f"{fault.name}: {outcomes[-1]}", file=sys.stderr, flush=True)
+    base = Path(tempfile.mkdtemp(prefix="f", dir="/tmp"))  # a short path, for sockets
+    references = {n: undisturbed(base / f"r{n}", n) for n in sorted({fault.nodes for fault in faults})}
+    for number, fault in enumerate(faults):
+        outcomes = []
+        for time_ in range(arguments.times):
+            folder = base / f"{number}.{time_}"
+            outcomes.append(trial(fault, references[fault.nodes], folder, rng))
+            print(f"{fault.name}: {outcomes[-1]}", file=sys.stderr, flush=True)
+            if outcomes[-1].problem is None:
                 shutil.rmtree(folder)
-            rows.append(
-                (
-                    fault.name,
-                    len(outcomes),
-                    sum(o.problem is None for o in outcomes),
-                    max(o.starts for o in outcomes) - 1,
-                    max(o.steps_lost for o in outcomes),
-                    sum(len(o.left_over) for o in outcomes),
-                )
+            else:
+                print(f"  to be looked at: {folder}", file=sys.stderr, flush=True)
+        rows.append(
+            (
+                fault.name,
+                len(outcomes),
+                sum(o.problem is None for o in outcomes),
+                max(o.starts for o in outcomes) - 1,
+                max(o.steps_lost for o in outcomes),
+                sum(len(o.left_over) for o in outcomes),
             )
+        )
     for row in [("fault", "times", "survived", "started again", "steps lost", "left over"), *rows]:
         print(f"{row[0]:34}" + "".join(f"{cell:>15}" for cell in row[1:]))
     if any(row[1] != row[2] or row[5] for row in rows):
         sys.exit(1)
+    shutil.rmtree(base)
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def looked(small_overrides: list[str], tmp_path_factory: pytest.TempPathFactory)
     texts = {path: path.read_bytes() for path in temporary.rglob("*") if path.is_file()}
     assert temporary.stat().st_mode & 0o777 == 0o700
     listening = [
-        (connection.laddr.ip, connection.laddr.port, " ".join(process.cmdline())[:80])
+        (connection.laddr.ip, connection.laddr.port, " ".join(process.cmdline()))
         for process in run.below("")
         for connection in process.net_connections("tcp")
         if connection.status == psutil.CONN_LISTEN
