@@ -164,7 +164,9 @@ FAULTS = [
     Fault("vLLM engine killed", partial(kill, "VLLM::EngineCore")),
     Fault("reward worker killed", partial(kill, "ray::RewardLoopWorker")),
     Fault("agent loop worker killed", partial(kill, "ray::AgentLoopWorker")),
+    Fault("load balancer killed", partial(kill, "ray::GlobalRequestLoadBalancer")),
     Fault("transfer queue killed", partial(kill, "ray::SimpleStorageUnit")),
+    Fault("transfer queue's controller killed", partial(kill, "ray::TransferQueueController")),
     Fault("Ray node killed", partial(kill, "raylet/raylet")),
     Fault("second of two Ray nodes killed", kill_second_node, nodes=2),
     Fault("Ray's GCS killed", partial(kill, "gcs/gcs_server")),
@@ -235,12 +237,15 @@ def trial(fault: Fault, reference: Run, folder: Path, rng: random.Random) -> Out
     if fault.prefix is not None:
         run.prefix = fault.prefix(run.run_dir)
     statuses: list[int] = []
-    while len(statuses) < MAX_STARTS and statuses[-1:] != [0] and tuple(statuses) != fault.statuses:
-        run.start()
-        if fault.strike is not None and not statuses:
-            strike_at_random(run, fault, rng, step_s, save_s)
-        statuses.append(run.wait())
-    problem = judge(fault, run, expected, statuses)
+    try:
+        while len(statuses) < MAX_STARTS and statuses[-1:] != [0] and tuple(statuses) != fault.statuses:
+            run.start()
+            if fault.strike is not None and not statuses:
+                strike_at_random(run, fault, rng, step_s, save_s)
+            statuses.append(run.wait())
+        problem = judge(fault, run, expected, statuses)
+    except TimeoutError as error:
+        problem = str(error)
     lost = steps_lost(run.said, start)
     return Outcome(problem, lost, len(statuses), run.left_over(), time.monotonic() - began)
 

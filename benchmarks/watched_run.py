@@ -17,7 +17,7 @@ from recipe.holderpo.checkpoint import committed, step_folders, step_of
 from recipe.holderpo.report.record import METRICS_FILE, last_step
 
 ROOT = Path(__file__).parents[1]
-START_SECONDS = 400
+PATIENCE_SECONDS = 300
 HEAD, OTHER = "127.0.0.2", "127.0.0.3"
 # Metrics that the same training has again, whatever happened on the way; others are times or memory.
 TRAINED = ("holder/", "actor/", "critic/", "response_length/", "group/")
@@ -65,7 +65,7 @@ class Run:
     def wait_until(self, true: Callable[[], bool], every: float = 0.2) -> bool:
         """Until `true()`; False if the command ends before."""
         assert self.process is not None
-        deadline, looked = time.monotonic() + START_SECONDS, 0.0
+        deadline, looked = time.monotonic() + PATIENCE_SECONDS, 0.0
         while not true():
             if self.process.poll() is not None:
                 return False
@@ -73,7 +73,8 @@ class Run:
                 self.look()
                 looked = time.monotonic()
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{self.folder}: {START_SECONDS} s without what was waited for\n{self.said[-3000:]}")
+                self.end()
+                raise TimeoutError(f"{PATIENCE_SECONDS} s without what was waited for: {self.said[-500:]}")
             time.sleep(every)
         return True
 
@@ -101,6 +102,13 @@ class Run:
             except psutil.NoSuchProcess:
                 continue
         return found
+
+    def end(self) -> None:
+        """Kill all that is left of it."""
+        for process in [*self.below(""), *self.started()]:
+            process.kill()
+        for process in self.started():
+            process.wait()
 
     def last_step(self) -> int:
         return last_step(self.run_dir / METRICS_FILE)

@@ -1,39 +1,72 @@
-"""Notices that a process which sampling depends on is gone. verl waits for its samples for ever, or goes on with fewer."""
+"""Notices that a process which training depends on is gone. verl waits for its samples, weights or data for ever, or goes on
+with fewer samples."""
 
-import time
-from collections.abc import Callable, Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 
 EVERY_SECONDS = 5.0
+HEALTH_SECONDS = 60.0
+
+Ask = Callable[[], Sequence[Any]]
 
 
-class Lookout:
-    """Asks processes for a sign of life now and then, without waiting for it; busy is not lost.
+def check(ask: Ask, seconds: float = HEALTH_SECONDS) -> None:
+    """Ask once, and wait so long for the answers; busy is not lost.
 
     Args:
-        ask: one Ray call to each of them, which says nothing but that it is there.
+        ask: one Ray call to each process, which says nothing but that it is there.
+
+    Raises:
+        RayError: what Ray, or the process, says instead of an answer: ActorDiedError, EngineDeadError.
     """
+    _unanswered(ask(), seconds)
 
-    def __init__(self, ask: Callable[[], Sequence[Any]], every: float = EVERY_SECONDS):
-        self._ask, self._every = ask, every
-        self._unanswered: list[Any] = []
-        self._asked = time.monotonic()
 
-    def look(self, wait: float = 0.0) -> None:
-        """Take the answers that are there, and ask again when it is time.
+def _unanswered(calls: Sequence[Any], seconds: float) -> Sequence[Any]:
+    answered, unanswered = ray.wait([*calls], num_returns=len(calls), timeout=seconds, fetch_local=False)
+    ray.get(answered)
+    return unanswered
 
-        Args:
-            wait: seconds to wait for all answers to a question that is asked now; 0: not at all.
 
-        Raises:
-            RayError: what Ray, or the process, says instead of an answer: ActorDiedError, EngineDeadError.
-        """
-        if wait or (not self._unanswered and time.monotonic() - self._asked >= self._every):
-            self._unanswered, self._asked = [*self._unanswered, *self._ask()], time.monotonic()
-        if self._unanswered:
-            answered, self._unanswered = ray.wait(
-                self._unanswered, num_returns=len(self._unanswered), timeout=wait, fetch_local=False
-            )
-            ray.get(answered)
+@contextmanager
+def lookout(ask: Ask, every: float = EVERY_SECONDS) -> Iterator[None]:
+    """Ask now and then, in a thread, and end whatever the main thread is waiting for when a process is lost.
+
+    To be entered in the main thread: a signal (SIGUSR1) is what ends Ray's waiting, and Python's.
+
+    Raises:
+        RayError: as `check`.
+    """
+    lost: list[RayError] = []
+    done = threading.Event()
+
+    def interrupt(*_: Any) -> None:
+        if not done.is_set():
+            raise KeyboardInterrupt  # nothing else gets through ray.get
+
+    def watch() -> None:
+        calls: Sequence[Any] = ()
+        while not done.wait(every):
+            try:
+                calls = _unanswered(calls or ask(), 0)
+            except RayError as error:
+                lost.append(error)
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+                return
+
+    signal.signal(signal.SIGUSR1, interrupt)
+    threading.Thread(target=watch, name="lookout", daemon=True).start()
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if lost:
+            raise lost[0] from error
+        raise
+    finally:
+        done.set()

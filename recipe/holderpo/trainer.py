@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import ray
 import transfer_queue as tq
+import transfer_queue.interface as tq_interface  # the handles of its actors are nowhere else
 from omegaconf import DictConfig, OmegaConf
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.utils import Role
@@ -30,7 +31,7 @@ from recipe.holderpo import stop
 from recipe.holderpo.checkpoint import PREFIX, commit, read_manifest, remove, retain
 from recipe.holderpo.config import holder_schedule
 from recipe.holderpo.guard import Limits, NotFinite, Watch, is_finite_update, nonfinite_samples
-from recipe.holderpo.lookout import Lookout
+from recipe.holderpo.lookout import check, lookout
 from recipe.holderpo.report.record import RunRecord, from_plain, plain_metrics
 from recipe.holderpo.worker import P_KEY, HolderActorRolloutRefWorker, HolderDetachActorWorker, finish_metrics
 
@@ -38,7 +39,6 @@ logger = logging.getLogger(__name__)
 
 # verl looks for finished samples every 2 s; on average half of that is lost in every step, on every cluster.
 POLL_SECONDS = 0.02
-HEALTH_SECONDS = 60
 
 
 class HolderTrainerMixin(PPOTrainer):
@@ -47,7 +47,6 @@ class HolderTrainerMixin(PPOTrainer):
     worker_cls: type = HolderActorRolloutRefWorker
 
     def __init__(self, config: DictConfig, queue: "Future[Any]"):
-        self._lookout = Lookout(self._ask_workers)
         self._composed = OmegaConf.to_container(config, resolve=True)  # verl writes into its config
         super().__init__(config)
         self.queue = queue  # the start of the transfer queue, which the task runner has begun
@@ -63,13 +62,6 @@ class HolderTrainerMixin(PPOTrainer):
     def _build_replay_buffer(self) -> ReplayBuffer:
         buffer = super()._build_replay_buffer()
         buffer.poll_interval = POLL_SECONDS
-        wait = buffer._wait_for_next_poll
-
-        def look_and_wait(*args: Any) -> float:
-            self._lookout.look()
-            return float(wait(*args))
-
-        buffer._wait_for_next_poll = look_and_wait
         return buffer
 
     def _init_resource_pool_mgr(self) -> None:
@@ -97,7 +89,9 @@ class HolderTrainerMixin(PPOTrainer):
         if self.record.resumed_at and not self.config.trainer.val_only:
             # A validation that the step had not come to is made up for; one that it has had is not done twice.
             self.config.trainer.val_before_train = self.record.last_step != self.global_steps
-        super().fit(agent_loop_manager)
+        self.agent_loop_manager = agent_loop_manager
+        with lookout(self._ask):
+            super().fit(agent_loop_manager)
 
     def _save_checkpoint(self) -> None:
         """verl's files; then the manifest that makes them a checkpoint; then what it replaces goes.
@@ -193,11 +187,14 @@ class HolderTrainerMixin(PPOTrainer):
             )
         self._watch.step(self.global_steps, metrics)
 
-    def _ask_workers(self) -> list[Any]:
-        """Of every process that samples come from: rollout servers with their engines, agent loops, rewards."""
-        servers = [server for manager in self._rollout_server_managers() for server in manager.server_handles]
+    def _ask(self) -> list[Any]:
+        """A call to every process that may be lost while another is waited for: rollout servers with their engines, what
+        is between them and the samples, the queue. (The loss of a training worker ends the call to it.)"""
+        managers = self._rollout_server_managers()
+        asked = [server.collective_rpc.remote("check_health") for m in managers for server in m.server_handles]
         workers = [*self.reward_loop_manager.reward_loop_workers, *self.agent_loop_manager.agent_loop_workers]
-        asked = [server.collective_rpc.remote("check_health") for server in servers]
+        workers += [manager.global_load_balancer for manager in managers]
+        workers += [tq_interface._TQ_CONTROLLER, *tq_interface._TQ_STORAGE.get("SimpleStorage", {}).values()]
         return asked + [worker.__ray_ready__.remote() for worker in workers]
 
     @contextmanager
@@ -206,9 +203,8 @@ class HolderTrainerMixin(PPOTrainer):
         try:
             yield
         except Exception:
-            self._lookout.look(wait=HEALTH_SECONDS)
+            check(self._ask)
             raise
-        self._lookout.look()
 
     def step(self, metrics: dict[str, Any], timing_raw: dict[str, float]) -> KVBatchMeta:
         with self._workers_checked():
