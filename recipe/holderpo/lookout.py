@@ -44,7 +44,7 @@ def lookout(ask: Ask, every: float = EVERY_SECONDS) -> Iterator[None]:
         RayError: as `check`.
     """
     lost: list[RayError] = []
-    done = threading.Event()
+    done, main_thread = threading.Event(), threading.get_ident()
 
     def interrupt(*_: Any) -> None:
         if not done.is_set():
@@ -57,7 +57,7 @@ def lookout(ask: Ask, every: float = EVERY_SECONDS) -> Iterator[None]:
                 calls = _unanswered(calls or ask(), 0)
             except RayError as error:
                 lost.append(error)
-                signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+                signal.pthread_kill(main_thread, signal.SIGUSR1)
                 return
 
     signal.signal(signal.SIGUSR1, interrupt)

@@ -1,17 +1,18 @@
-"""What a run keeps outside its own folder while it lives: one lock, and one folder for Ray's session, sockets and whatever
-libraries put into TMPDIR. Both belong to one process; what one that was killed has left goes when the run is started again.
+"""What a run keeps outside its own folder while it lives: one lock, one folder for Ray's session, sockets and whatever
+libraries put into TMPDIR, and shared memory. What a driver that was killed has left goes when the run is started again.
 """
 
 import fcntl
 import getpass
 import hashlib
 import os
+import re
 import shutil
 import socket
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from recipe.holderpo.config import ConfigError
@@ -58,6 +59,7 @@ def temporary_folder(run_dir: Path, node: int = 0) -> Iterator[Path]:
         raise ConfigError(f"RAY_TMPDIR is {str(base)!r}; allowed is a path of at most {LONGEST_BASE} characters")
     for left in base.glob(f"holderpo-{name}-*"):
         shutil.rmtree(left, ignore_errors=True)
+        remove_weights(left)
     folder = base / f"holderpo-{name}-{os.getpid()}"
     folder.mkdir(mode=0o700)
     # torch.compile's results are worth keeping; its precompiled headers would be made in TMPDIR, at each start anew.
@@ -73,4 +75,21 @@ def temporary_folder(run_dir: Path, node: int = 0) -> Iterator[Path]:
     except BaseException:  # an exit on purpose, an interrupt
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    shutil.rmtree(folder, ignore_errors=True)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        remove_weights(folder)
+
+
+def remove_weights(folder: Path) -> None:
+    """Unlink the shared memory through which verl sends weights to vLLM on a CPU, and which its killed owner has left,
+    unless processes of another run than that with this temporary folder use it."""
+    used: set[str] = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # gone meanwhile, or another user's
+            if f"TMPDIR={folder}".encode() not in (process / "environ").read_bytes().split(b"\0"):
+                used |= set(re.findall(r"/dev/shm/(verl_weights_\w+)", (process / "maps").read_text()))
+    for left in Path("/dev/shm").glob("verl_weights_*"):
+        if left.name not in used:
+            with suppress(OSError):  # another user's
+                left.unlink()

@@ -1,4 +1,4 @@
-"""One driver a run; temporary files in one private folder that goes, except after an error."""
+"""One driver a run; temporary files in one private folder that goes, except after an error; no shared memory stays."""
 
 import os
 import subprocess
@@ -80,3 +80,36 @@ def test_a_base_that_is_too_long_for_sockets_is_refused(base: Path, tmp_path: Pa
     refused = pytest.raises(ConfigError, match=rf"RAY_TMPDIR is '/x+'; allowed is a path of at most {LONGEST_BASE}")
     with refused, temporary_folder(tmp_path):
         pass
+
+
+SHARE = """
+import sys, time
+from multiprocessing import resource_tracker
+from multiprocessing.shared_memory import SharedMemory
+memory = SharedMemory(sys.argv[1], create=True, size=1000)
+resource_tracker.unregister(memory._name, "shared_memory")  # as if it had been killed with its process
+print("shared", flush=True)
+time.sleep(60)
+"""
+
+
+def test_lost_weights_go_and_another_runs_stay(base: Path, tmp_path: Path) -> None:
+    names = [f"verl_weights_test{os.getpid()}{which}" for which in ("ours", "lost", "anothers")]
+    ours, lost, anothers = (Path("/dev/shm") / name for name in names)
+
+    def share(name: str) -> "subprocess.Popen[str]":
+        process = subprocess.Popen([sys.executable, "-c", SHARE, name], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None and process.stdout.readline() == "shared\n"
+        return process
+
+    with share(names[1]) as killed:
+        killed.kill()
+    with share(names[2]) as another:
+        with temporary_folder(tmp_path):
+            own = share(names[0])
+            assert ours.exists() and lost.exists() and anothers.exists()
+        assert not ours.exists() and not lost.exists() and anothers.exists()
+        another.kill()
+    anothers.unlink()
+    with own:
+        own.kill()
