@@ -98,7 +98,8 @@ def test_lost_weights_go_and_another_runs_stay(base: Path, tmp_path: Path) -> No
     ours, lost, anothers = (Path("/dev/shm") / name for name in names)
 
     def share(name: str) -> "subprocess.Popen[str]":
-        process = subprocess.Popen([sys.executable, "-c", SHARE, name], stdout=subprocess.PIPE, text=True)
+        command = [sys.executable, "-c", SHARE, name]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ))
         assert process.stdout is not None and process.stdout.readline() == "shared\n"
         return process
 
