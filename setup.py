@@ -53,6 +53,7 @@ EXTRAS = {
     "dev": [
         "pytest",
         "pytest-timeout",  # a hung Ray start-up must fail a test, not the machine
+        "pytest-xdist",  # the tests without the stack take half as long in two processes
         "hypothesis",  # the theorems of the paper as properties
         "mpmath<1.4",  # high-precision references; sympy 1.14 (under torch) needs <1.4
         "ruff",

@@ -6,8 +6,8 @@
 
 Every trial begins with a copy of an undisturbed, deterministic run as it was after step 2 of 6 (a checkpoint every second
 step), and has survived if it comes to step 6 with the undisturbed run's metrics. Work lost is the steps that were recorded
-and had to be trained again. Left over is what is there when the command has ended and was not before: processes, shared
-memory, temporary files, requests and halves of checkpoints in the run's folder.
+and had to be trained again. Left over is what is there a minute after the command has ended and was not before: processes,
+shared memory, temporary files, requests and halves of checkpoints in the run's folder.
 """
 
 import argparse
@@ -43,11 +43,14 @@ SETTINGS = (
 MAX_STARTS = 4
 
 
+Blow = Callable[[], object]
+
+
 @dataclass(frozen=True)
 class Fault:
     name: str
-    strike: Callable[[Run], None] | None = None
-    """Done to the running command ..."""
+    aim: Callable[[Run], Blow] | None = None
+    """At the running command ..."""
     saving: bool = False
     """... in the middle of saving instead of at some moment of a step."""
     damage: Callable[[Run], None] | None = None
@@ -71,27 +74,25 @@ class Outcome:
     seconds: float
 
 
-def kill(title: str | None, run: Run) -> None:
+def kill(title: str | None, run: Run) -> Blow:
     """SIGKILL of every process with the title; None: of the driver."""
     assert run.process is not None
     victims = run.below(title) if title else [psutil.Process(run.process.pid)]
     if not victims:
         raise LookupError(f"no process {title!r} to kill")
-    for victim in victims:
-        victim.kill()
+    return lambda: [victim.kill() for victim in victims]
 
 
-def kill_second_node(run: Run) -> None:
+def kill_second_node(run: Run) -> Blow:
     for raylet in run.below("raylet/raylet"):
         if f"--node_ip_address={OTHER}" in raylet.cmdline():
-            raylet.kill()
-            return
+            return raylet.kill
     raise LookupError("no second node to kill")
 
 
-def sigterm(run: Run) -> None:
+def sigterm(run: Run) -> Blow:
     assert run.process is not None
-    run.process.send_signal(signal.SIGTERM)
+    return partial(run.process.send_signal, signal.SIGTERM)
 
 
 def newest_model(run: Run) -> Path:
@@ -149,11 +150,11 @@ def small_disk(run_dir: Path) -> list[str]:
     return ["unshare", "--map-root-user", "--mount", *script]
 
 
-def free_disk(run: Run) -> None:
+def free_disk(run: Run) -> Blow:
     """Take the ballast away after a save has failed."""
     run.wait_until(lambda: run.last_step() >= BEGIN + SAVE_EVERY)
     assert run.process is not None
-    Path(f"/proc/{run.process.pid}/root{run.run_dir}/checkpoints/ballast").unlink()
+    return Path(f"/proc/{run.process.pid}/root{run.run_dir}/checkpoints/ballast").unlink
 
 
 FAULTS = [
@@ -197,16 +198,20 @@ FAULTS = [
 
 def strike_at_random(run: Run, fault: Fault, rng: random.Random, step_s: float, save_s: float) -> None:
     """Do it at a random moment of a random step, or of its save, unless the command ends before."""
-    assert fault.strike is not None
+    assert fault.aim is not None
+    first = fault.saving or fault.prefix
+    step = BEGIN + 1 if first else rng.randrange(BEGIN + 1, STEPS - 1)
+    if not run.wait_until(lambda: run.last_step() >= step):
+        return
     if fault.saving:
+        blow = fault.aim(run)  # before the save begins: it takes no longer than to find a process
         folder = run.run_dir / "checkpoints" / f"global_step_{BEGIN + SAVE_EVERY}"
-        reached, pause = run.wait_until(folder.exists, every=0.002), rng.uniform(0, save_s)
+        run.wait_until(folder.exists, every=0.002)
+        time.sleep(rng.uniform(0, save_s))
     else:
-        step = BEGIN + 1 if fault.prefix else rng.randrange(BEGIN + 1, STEPS - 1)
-        reached, pause = run.wait_until(lambda: run.last_step() >= step), rng.uniform(0, step_s)
-    if reached:
-        time.sleep(pause)
-        fault.strike(run)
+        time.sleep(rng.uniform(0, step_s))
+        blow = fault.aim(run)
+    blow()
 
 
 def steps_lost(said: str, recorded: int) -> int:
@@ -240,7 +245,7 @@ def trial(fault: Fault, reference: Run, folder: Path, rng: random.Random) -> Out
     try:
         while len(statuses) < MAX_STARTS and statuses[-1:] != [0] and tuple(statuses) != fault.statuses:
             run.start()
-            if fault.strike is not None and not statuses:
+            if fault.aim is not None and not statuses:
                 strike_at_random(run, fault, rng, step_s, save_s)
             statuses.append(run.wait())
         problem = judge(fault, run, expected, statuses)

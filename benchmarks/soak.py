@@ -26,9 +26,7 @@ from benchmarks.watched_run import Run
 
 SAMPLE_SECONDS = 2.0
 WARM_UP_STEPS = 20
-KILLS = [
-    fault for fault in FAULTS if isinstance(fault.strike, partial) and fault.strike.func is kill and not fault.saving
-]
+KILLS = [fault for fault in FAULTS if isinstance(fault.aim, partial) and fault.aim.func is kill and not fault.saving]
 WITHIN_START = ("memory, MiB", "open files", "processes")
 OVER_ALL = ("shared memory, names", "temporary files, MiB", "run's folder, MiB")
 
@@ -107,13 +105,13 @@ def soak(run: Run, strikes: list[int], rng: random.Random) -> tuple[list[dict[st
         if not rows or went_on != rows[-1]["start"]:
             began = step
         rows.append({"step": step, "since": step - began, "start": went_on, **sample(run)})
-        if strikes and step >= strikes[0]:
+        if strikes and step >= strikes[0] and step > began:  # not while it starts
             strikes.pop(0)
             fault = rng.choice(KILLS)
             time.sleep(rng.uniform(0, 1))
             print(f"step {step}: {fault.name}", flush=True)
-            assert fault.strike is not None
-            fault.strike(run)
+            assert fault.aim is not None
+            fault.aim(run)()
         time.sleep(SAMPLE_SECONDS)
         assert run.process is not None
         status = run.process.poll()

@@ -113,8 +113,8 @@ class Run:
     def last_step(self) -> int:
         return last_step(self.run_dir / METRICS_FILE)
 
-    def left_over(self, seconds: float = 15.0) -> list[str]:
-        """What is still there so long after the end."""
+    def left_over(self, seconds: float = 60.0) -> list[str]:
+        """What is still there so long after the end: Ray's agents need half a minute to see that their node is gone."""
         deadline = time.monotonic() + seconds
         while alive := [p for p in self.seen if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]:
             if time.monotonic() > deadline:

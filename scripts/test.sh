@@ -11,4 +11,5 @@ fi
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy
-exec .venv/bin/python -m pytest
+.venv/bin/python -m pytest -m "not stack" -n 2 --dist loadfile
+exec .venv/bin/python -m pytest -m stack # a run of the stack needs the machine for itself
