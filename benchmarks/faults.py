@@ -183,7 +183,10 @@ FAULTS = [
     Fault("SIGTERM", sigterm, statuses=(75, 0)),
     Fault(
         "rewards that are NaN",
-        overrides=("+reward.custom_reward_function.reward_kwargs.nan_every=40",),
+        overrides=(
+            "+reward.custom_reward_function.reward_kwargs.nan_every=40",
+            "resume_changes=[reward.custom_reward_function.reward_kwargs]",
+        ),
         statuses=(0,),
         look=nonfinite_told,
     ),
@@ -249,8 +252,9 @@ def trial(fault: Fault, reference: Run, folder: Path, rng: random.Random) -> Out
                 strike_at_random(run, fault, rng, step_s, save_s)
             statuses.append(run.wait())
         problem = judge(fault, run, expected, statuses)
-    except TimeoutError as error:
+    except (TimeoutError, LookupError, psutil.NoSuchProcess) as error:  # it hung; or was not there to be struck
         problem = str(error)
+        run.end()
     lost = steps_lost(run.said, start)
     return Outcome(problem, lost, len(statuses), run.left_over(), time.monotonic() - began)
 

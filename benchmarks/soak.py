@@ -22,7 +22,7 @@ import psutil
 
 from benchmarks.faults import FAULTS, kill
 from benchmarks.smallest_run import smallest_run
-from benchmarks.watched_run import Run
+from benchmarks.watched_run import PATIENCE_SECONDS, Run
 
 SAMPLE_SECONDS = 2.0
 WARM_UP_STEPS = 20
@@ -94,16 +94,20 @@ def main() -> None:
 def soak(run: Run, strikes: list[int], rng: random.Random) -> tuple[list[dict[str, float]], int]:
     """Run to the end; the samples, with "step", "since" (steps since the last start) and "start" (its number)."""
     rows: list[dict[str, float]] = []
-    starts, began, status = 0, 0, None
+    starts, most, began, status = 0, 1 + len(strikes) + 1, 0, None
+    moved = time.monotonic()
     while status != 0:
         if run.process is None or status is not None:
             run.start()
             starts += 1
-            assert starts <= len(strikes) + 3, run.said[-3000:]
+            assert starts <= most, run.said[-3000:]
         went_on = run.said.count("going on from step") + starts
         step = run.last_step()
         if not rows or went_on != rows[-1]["start"]:
             began = step
+        if not rows or step != rows[-1]["step"]:
+            moved = time.monotonic()
+        assert time.monotonic() - moved < PATIENCE_SECONDS, run.said[-3000:]
         rows.append({"step": step, "since": step - began, "start": went_on, **sample(run)})
         if strikes and step >= strikes[0] and step > began:  # not while it starts
             strikes.pop(0)

@@ -73,7 +73,6 @@ class Run:
                 self.look()
                 looked = time.monotonic()
             if time.monotonic() > deadline:
-                self.end()
                 raise TimeoutError(f"{PATIENCE_SECONDS} s without what was waited for: {self.said[-500:]}")
             time.sleep(every)
         return True
@@ -106,7 +105,8 @@ class Run:
     def end(self) -> None:
         """Kill all that is left of it."""
         for process in [*self.below(""), *self.started()]:
-            process.kill()
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         for process in self.started():
             process.wait()
 

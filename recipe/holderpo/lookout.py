@@ -8,42 +8,45 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.actor import ActorHandle
 
 EVERY_SECONDS = 5.0
-HEALTH_SECONDS = 60.0
+INTERRUPT_AGAIN_SECONDS = 30.0
 
-Ask = Callable[[], Sequence[Any]]
+Processes = Callable[[], Sequence[ActorHandle]]
 
 
-def check(ask: Ask, seconds: float = HEALTH_SECONDS) -> None:
-    """Ask once, and wait so long for the answers; busy is not lost.
+def alive(process: Any) -> None:
+    """Runs in the process. That of a vLLM server has an engine in another, which it knows to be dead or not.
 
-    Args:
-        ask: one Ray call to each process, which says nothing but that it is there.
+    It does not ask the engine itself: that answers nothing while it loads weights, and never when it dies meanwhile.
+    """
+    engine = getattr(process, "engine", None)
+    if getattr(engine, "errored", False):
+        raise engine.dead_error  # type: ignore[union-attr]
+
+
+def check(processes: Sequence[ActorHandle], seconds: float) -> None:
+    """Ask each for a sign of life, and wait so long for the answers; one that is busy has none, and is not lost.
 
     Raises:
-        RayError: what Ray, or the process, says instead of an answer: ActorDiedError, EngineDeadError.
+        RayError: what Ray, or the process, says instead: ActorDiedError, EngineDeadError.
     """
-    _unanswered(ask(), seconds)
-
-
-def _unanswered(calls: Sequence[Any], seconds: float) -> Sequence[Any]:
-    answered, unanswered = ray.wait([*calls], num_returns=len(calls), timeout=seconds, fetch_local=False)
+    calls = [process.__ray_call__.remote(alive) for process in processes]  # type: ignore[attr-defined]
+    answered, _ = ray.wait(calls, num_returns=len(calls), timeout=seconds, fetch_local=False)
     ray.get(answered)
-    return unanswered
 
 
 @contextmanager
-def lookout(ask: Ask, every: float = EVERY_SECONDS) -> Iterator[None]:
-    """Ask now and then, in a thread, and end whatever the main thread is waiting for when a process is lost.
+def lookout(processes: Processes, every: float = EVERY_SECONDS) -> Iterator[None]:
+    """Check them again and again, in a thread, and end whatever the main thread is waiting for when one is lost.
 
     To be entered in the main thread: a signal (SIGUSR1) is what ends Ray's waiting, and Python's.
 
     Raises:
         RayError: as `check`.
     """
-    lost: list[RayError] = []
+    lost: list[Exception] = []
     done, main_thread = threading.Event(), threading.get_ident()
 
     def interrupt(*_: Any) -> None:
@@ -51,14 +54,14 @@ def lookout(ask: Ask, every: float = EVERY_SECONDS) -> Iterator[None]:
             raise KeyboardInterrupt  # nothing else gets through ray.get
 
     def watch() -> None:
-        calls: Sequence[Any] = ()
-        while not done.wait(every):
+        while not lost and not done.wait(every):
             try:
-                calls = _unanswered(calls or ask(), 0)
-            except RayError as error:
+                check(processes(), seconds=every)
+            except Exception as error:
                 lost.append(error)
-                signal.pthread_kill(main_thread, signal.SIGUSR1)
-                return
+        while not done.is_set():
+            signal.pthread_kill(main_thread, signal.SIGUSR1)
+            done.wait(INTERRUPT_AGAIN_SECONDS)  # Python, or a library, may have swallowed it where it came
 
     signal.signal(signal.SIGUSR1, interrupt)
     threading.Thread(target=watch, name="lookout", daemon=True).start()

@@ -1,4 +1,4 @@
-"""A run that lost one of its processes (a rollout server, an actor) goes on from its last checkpoint by itself."""
+"""A run that lost one of its processes goes on from its last checkpoint by itself."""
 
 import math
 import sys

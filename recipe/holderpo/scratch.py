@@ -83,7 +83,8 @@ def temporary_folder(run_dir: Path, node: int = 0) -> Iterator[Path]:
 
 def remove_weights(folder: Path) -> None:
     """Unlink the shared memory through which verl sends weights to vLLM on a CPU, and which its killed owner has left,
-    unless processes of another run than that with this temporary folder use it."""
+    unless a process of another run than that with this temporary folder uses it: one that can be seen from here, which
+    those of other containers that share /dev/shm cannot."""
     used: set[str] = set()
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # gone meanwhile, or another user's

@@ -6,9 +6,7 @@ p is a function of verl's `global_steps`, which a checkpoint restores, so a resu
 import json
 import logging
 import time
-from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ import ray
 import transfer_queue as tq
 import transfer_queue.interface as tq_interface  # the handles of its actors are nowhere else
 from omegaconf import DictConfig, OmegaConf
+from ray.actor import ActorHandle
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.utils import Role
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
@@ -30,7 +29,7 @@ from verl.utils import tensordict_utils as tu
 from recipe.holderpo import stop
 from recipe.holderpo.checkpoint import PREFIX, commit, read_manifest, remove, retain
 from recipe.holderpo.config import holder_schedule
-from recipe.holderpo.guard import Limits, NotFinite, Watch, is_finite_update, nonfinite_samples
+from recipe.holderpo.guard import Collapsed, Limits, NotFinite, Watch, is_finite_update, nonfinite_samples
 from recipe.holderpo.lookout import check, lookout
 from recipe.holderpo.report.record import RunRecord, from_plain, plain_metrics
 from recipe.holderpo.worker import P_KEY, HolderActorRolloutRefWorker, HolderDetachActorWorker, finish_metrics
@@ -39,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 # verl looks for finished samples every 2 s; on average half of that is lost in every step, on every cluster.
 POLL_SECONDS = 0.02
+# For processes to say that they are there: after an error, and after a step, when all of them should be idle.
+HEALTH_SECONDS, PROMPT_SECONDS = 60.0, 1.0
 
 
 class HolderTrainerMixin(PPOTrainer):
@@ -89,9 +90,18 @@ class HolderTrainerMixin(PPOTrainer):
         if self.record.resumed_at and not self.config.trainer.val_only:
             # A validation that the step had not come to is made up for; one that it has had is not done twice.
             self.config.trainer.val_before_train = self.record.last_step != self.global_steps
-        self.agent_loop_manager = agent_loop_manager
-        with lookout(self._ask):
-            super().fit(agent_loop_manager)
+        with lookout(self._processes):
+            try:
+                super().fit(agent_loop_manager)
+            except (stop.Stopped, Collapsed, NotFinite):
+                raise
+            except Exception:
+                check(self._processes(), HEALTH_SECONDS)  # verl may only have found that no sample came back
+                raise
+
+    def on_init_end(self) -> None:
+        with lookout(self._processes):
+            super().on_init_end()
 
     def _save_checkpoint(self) -> None:
         """verl's files; then the manifest that makes them a checkpoint; then what it replaces goes.
@@ -187,28 +197,23 @@ class HolderTrainerMixin(PPOTrainer):
             )
         self._watch.step(self.global_steps, metrics)
 
-    def _ask(self) -> list[Any]:
-        """A call to every process that may be lost while another is waited for: rollout servers with their engines, what
-        is between them and the samples, the queue. (The loss of a training worker ends the call to it.)"""
+    def _processes(self) -> list[ActorHandle]:
+        """What a sample or a weight passes through on its way. (The loss of a training worker ends the call to it.)"""
         managers = self._rollout_server_managers()
-        asked = [server.collective_rpc.remote("check_health") for m in managers for server in m.server_handles]
-        workers = [*self.reward_loop_manager.reward_loop_workers, *self.agent_loop_manager.agent_loop_workers]
-        workers += [manager.global_load_balancer for manager in managers]
-        workers += [tq_interface._TQ_CONTROLLER, *tq_interface._TQ_STORAGE.get("SimpleStorage", {}).values()]
-        return asked + [worker.__ray_ready__.remote() for worker in workers]
-
-    @contextmanager
-    def _workers_checked(self) -> Iterator[None]:
-        """Tells a lost process from other errors: verl only finds that no sample came back."""
-        try:
-            yield
-        except Exception:
-            check(self._ask)
-            raise
+        loops = getattr(self, "agent_loop_manager", None)  # there from `fit` on
+        queue = tq_interface._TQ_STORAGE or {}  # None where another run of the cluster has started it
+        return [
+            *(server for manager in managers for replica in manager.get_replicas() for server in replica.servers),
+            *(manager.global_load_balancer for manager in managers),
+            *self.reward_loop_manager.reward_loop_workers,
+            *getattr(loops, "agent_loop_workers", ()),  # a manager of the user's own may have none
+            tq_interface._TQ_CONTROLLER,
+            *queue.get("SimpleStorage", {}).values(),
+        ]
 
     def step(self, metrics: dict[str, Any], timing_raw: dict[str, float]) -> KVBatchMeta:
-        with self._workers_checked():
-            batch = super().step(metrics, timing_raw)
+        batch = super().step(metrics, timing_raw)
+        check(self._processes(), PROMPT_SECONDS)  # verl goes on with fewer samples than it asked for
         self._trained = batch, metrics
         if stop.requested(self.config.run_dir) and self.global_steps < self.total_training_steps:
             self._save_checkpoint()
@@ -216,8 +221,7 @@ class HolderTrainerMixin(PPOTrainer):
         return batch
 
     def _validate(self) -> dict[str, float]:
-        with self._workers_checked():
-            metrics = super()._validate()
+        metrics = super()._validate()
         # Before the first step the loop logs this one without `_compute_metrics`. After a resume the step has its line
         # already, unless the run was stopped between its checkpoint and the end of its validation.
         if self.global_steps == self.record.resumed_at and self.global_steps != self.record.last_step:
