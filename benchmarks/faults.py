@@ -41,6 +41,7 @@ SETTINGS = (
     "actor_rollout_ref.actor.optim.lr_warmup_steps=4",
 )
 MAX_STARTS = 4
+PARTS = ("actor", "actor/model_*.pt", "actor/optim_*.pt", "data.pt")  # of a checkpoint, as they are written
 
 
 Blow = Callable[[], object]
@@ -199,7 +200,7 @@ FAULTS = [
 ]
 
 
-def strike_at_random(run: Run, fault: Fault, rng: random.Random, step_s: float, save_s: float) -> None:
+def strike_at_random(run: Run, fault: Fault, rng: random.Random, step_s: float) -> None:
     """Do it at a random moment of a random step, or of its save, unless the command ends before."""
     assert fault.aim is not None
     first = fault.saving or fault.prefix
@@ -208,9 +209,9 @@ def strike_at_random(run: Run, fault: Fault, rng: random.Random, step_s: float, 
         return
     if fault.saving:
         blow = fault.aim(run)  # before the save begins: it takes no longer than to find a process
-        folder = run.run_dir / "checkpoints" / f"global_step_{BEGIN + SAVE_EVERY}"
-        run.wait_until(folder.exists, every=0.002)
-        time.sleep(rng.uniform(0, save_s))
+        folder, part = run.run_dir / "checkpoints" / f"global_step_{BEGIN + SAVE_EVERY}", rng.choice(PARTS)
+        while not any(folder.glob(part)) and run.process is not None and run.process.poll() is None:
+            time.sleep(0.001)
     else:
         time.sleep(rng.uniform(0, step_s))
         blow = fault.aim(run)
@@ -231,10 +232,7 @@ def steps_lost(said: str, recorded: int) -> int:
 
 def trial(fault: Fault, reference: Run, folder: Path, rng: random.Random) -> Outcome:
     expected = read_metrics(reference.run_dir / "metrics.jsonl")
-    step_s, save_s = (
-        statistics.median(r[f"timing_s/{x}"] for r in expected if f"timing_s/{x}" in r)
-        for x in ("step", "save_checkpoint")
-    )
+    step_s = statistics.median(r["timing_s/step"] for r in expected)
     began, start = time.monotonic(), BEGIN
     if fault.damage is not None:
         start += SAVE_EVERY  # the newest is damaged, the one before is good
@@ -249,7 +247,7 @@ def trial(fault: Fault, reference: Run, folder: Path, rng: random.Random) -> Out
         while len(statuses) < MAX_STARTS and statuses[-1:] != [0] and tuple(statuses) != fault.statuses:
             run.start()
             if fault.aim is not None and not statuses:
-                strike_at_random(run, fault, rng, step_s, save_s)
+                strike_at_random(run, fault, rng, step_s)
             statuses.append(run.wait())
         problem = judge(fault, run, expected, statuses)
     except (TimeoutError, LookupError, psutil.NoSuchProcess) as error:  # it hung; or was not there to be struck

@@ -43,6 +43,10 @@ weighted by `sequences`, the mean weighted by `tokens`, or the sum."""
 MAX_LOG_RHO = 20.0
 
 
+class NotFiniteError(ValueError):
+    """An advantage or a rollout weight of a response with tokens is nan or inf."""
+
+
 def holder_policy_loss(
     log_prob: Tensor,
     old_log_prob: Tensor,
@@ -108,7 +112,8 @@ def holder_policy_loss(
     Raises:
         TypeError: p is not a Python number.
         ValueError: p is nan; clip_level, a clip ratio, batch_size or a shape is out of its range; an advantage of a
-            response with tokens is not finite or not constant over them; likewise a rollout weight, or it is negative.
+            response with tokens is not constant over them; likewise a rollout weight, or it is negative.
+        NotFiniteError (a ValueError): one of these is not finite.
     """
     p = check_p(p)
     _check_options(clip_level, clip_ratio_low, clip_ratio_high, batch_size)
@@ -233,7 +238,9 @@ def _raise_row_error(name: str, values: Tensor, response_mask: Tensor, minimum: 
             continue
         low, high = unmasked.min().item(), unmasked.max().item()
         if not (math.isfinite(low) and math.isfinite(high)):
-            raise ValueError(f"{name} of row {i} contains nan or inf; every value at a response token must be finite")
+            raise NotFiniteError(
+                f"{name} of row {i} contains nan or inf; every value at a response token must be finite"
+            )
         if low < minimum:
             raise ValueError(f"{name} of row {i} contains {low}; allowed is {minimum} and more")
         if low != high:

@@ -1,12 +1,14 @@
 """Loss mode `holder`: verl's policy-loss signature on one side, `holderpo_core` on the other."""
 
+import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from verl.workers.config import ActorConfig, PolicyLossConfig
 
-from holderpo_core import ClipLevel, holder_policy_loss
+from holderpo_core import ClipLevel, NotFiniteError, holder_policy_loss
 
 METRIC_PREFIX = "holder/"
 
@@ -47,7 +49,8 @@ def compute_policy_loss_holder(
 
     Returns:
         The loss, normalised by the global batch so that it does not depend on the micro-batch split or the number of
-        ranks, and the micro-batch's metrics: those of `holderpo_core.holder_policy_loss`, as `holder/*`.
+        ranks, and the micro-batch's metrics: those of `holderpo_core.holder_policy_loss`, as `holder/*`. Where an advantage
+        or a rollout weight is not finite: a loss that is nan, with a gradient that is, and the metrics of advantages 0.
 
     Raises:
         ValueError: no p, not a `HolderLossConfig`, several ranks without a global batch size, or what
@@ -65,18 +68,24 @@ def compute_policy_loss_holder(
             "actor_rollout_ref.actor.policy_loss.p is not set: give a constant p there, or train with "
             "`python -m recipe.holderpo.main`, which sends each step's p with the batch"
         )
-    loss, metrics = holder_policy_loss(
+    loss_of = partial(
+        holder_policy_loss,
         log_prob=log_prob,
         old_log_prob=old_log_prob,
-        advantages=advantages,
         response_mask=response_mask,
         p=float(loss_config.p),
         clip_level=loss_config.clip_level,
         clip_ratio_low=config.clip_ratio if config.clip_ratio_low is None else config.clip_ratio_low,
         clip_ratio_high=config.clip_ratio if config.clip_ratio_high is None else config.clip_ratio_high,
-        rollout_is_weights=rollout_is_weights,
         batch_size=_sequences_per_rank(config.global_batch_info),
     )
+    try:
+        loss, metrics = loss_of(advantages=advantages, rollout_is_weights=rollout_is_weights)
+    except NotFiniteError:
+        # With a gradient of nan verl leaves the update out, on every rank, and the guard counts it. This error would end
+        # the run.
+        loss, metrics = loss_of(advantages=torch.zeros_like(advantages))
+        loss = loss * math.nan
     return loss, {METRIC_PREFIX + name: value for name, value in metrics.items()}
 
 
