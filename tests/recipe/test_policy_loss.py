@@ -21,9 +21,13 @@ def test_what_is_not_finite_makes_a_gradient_that_verl_leaves_out(where: str, ba
     parameter = torch.zeros(4, 6, requires_grad=True)
     inputs = {"advantages": torch.randn(4, 1).expand(4, 6).clone(), "rollout_is_weights": torch.ones(4, 6)}
     inputs[where][2] = bad
-    mask = torch.ones(4, 6)
     loss, metrics = compute_policy_loss_holder(
-        old_log_prob=old_log_prob, log_prob=old_log_prob + parameter, response_mask=mask, config=config, **inputs
+        old_log_prob,
+        old_log_prob + parameter,
+        inputs["advantages"],
+        torch.ones(4, 6),
+        config=config,
+        rollout_is_weights=inputs["rollout_is_weights"],
     )
     loss.backward()
     assert loss.isnan() and parameter.grad is not None and parameter.grad.isnan().all()
