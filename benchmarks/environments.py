@@ -19,10 +19,10 @@ from pathlib import Path
 
 import ray
 
-from recipe.holderpo.alfworld.environment import FastEnvironment, plain_environment, prepare
-from recipe.holderpo.alfworld.games import game_files, generate
-from recipe.holderpo.alfworld.rooms import SIZES
-from recipe.holderpo.alfworld.workers import EnvironmentPool
+from recipe.holderpo.tasks.alfworld.environment import FastEnvironment, plain_environment, prepare
+from recipe.holderpo.tasks.alfworld.games import game_files, generate
+from recipe.holderpo.tasks.alfworld.rooms import SIZES
+from recipe.holderpo.tasks.alfworld.workers import EnvironmentPool
 
 PARTS = ("fast", "workers", "memory")
 STEPS = 20  # of an episode here

@@ -21,8 +21,8 @@ from pathlib import Path
 
 from recipe.holderpo.data.answers import normalize_ground_truth
 from recipe.holderpo.data.sources import ANSWER_COLUMNS, find_column, read_source
-from recipe.holderpo.grading.answers import normalize, parse_number
-from recipe.holderpo.math_reward import compute_score
+from recipe.holderpo.rewards.grading.answers import normalize, parse_number
+from recipe.holderpo.rewards.math import compute_score
 
 SLOW = ("9^{9^{9^9}}", "10000000!", "\\cup".join(f"[{i},{i + 1}]" for i in range(0, 120, 2)), "(" * 40 + "1" + ")" * 40)
 THREADS = 32

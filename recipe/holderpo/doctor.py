@@ -14,7 +14,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 from packaging.requirements import Requirement
 
-from recipe.holderpo.config import ConfigError, data_files
+from recipe.holderpo.config.checks import ConfigError, data_files
 from recipe.holderpo.launch.__main__ import composed
 from recipe.holderpo.launch.cluster import port_error
 from recipe.holderpo.launch.settings import read_node

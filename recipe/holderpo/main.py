@@ -20,13 +20,13 @@ import hydra
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from recipe.holderpo import stop
-from recipe.holderpo.checkpoint import Checkpoint
-from recipe.holderpo.config import ConfigError, check_config
+from recipe.holderpo.config.checks import ConfigError, check_config
 from recipe.holderpo.data.templates import chat_template
-from recipe.holderpo.guard import Collapsed, NotFinite
-from recipe.holderpo.resume import check_resume, find_checkpoint
-from recipe.holderpo.scratch import only_driver, temporary_folder
+from recipe.holderpo.fault_tolerance import preemption as stop
+from recipe.holderpo.fault_tolerance.checkpoint import Checkpoint
+from recipe.holderpo.fault_tolerance.collapse import Collapsed, NotFinite
+from recipe.holderpo.fault_tolerance.resume import check_resume, find_checkpoint
+from recipe.holderpo.fault_tolerance.run_files import only_driver, temporary_folder
 
 GUARD_STATUS = 3
 
@@ -78,7 +78,7 @@ def check(config: DictConfig) -> None:
 
 def check_inputs(config: DictConfig) -> None:
     """The files that the config names, once they are there."""
-    from recipe.holderpo.inputs import check_data, check_model
+    from recipe.holderpo.config.inputs import check_data, check_model
 
     if OmegaConf.select(config, "data.custom_cls.path") is None:  # a data set class of yours reads what it likes
         check_data(config)
@@ -90,7 +90,7 @@ def train(config: DictConfig, checkpoint: Checkpoint | None, notice: stop.Notice
     from verl.trainer.main_ppo import run_ppo
 
     from recipe.holderpo.report.console import Progress
-    from recipe.holderpo.runner import HolderTaskRunner
+    from recipe.holderpo.training.task_runner import HolderTaskRunner
 
     class RunnerAfterInit:
         """What verl makes its task runner from, once Ray is up."""
@@ -141,7 +141,7 @@ def run(config: DictConfig) -> None:
             held.enter_context(only_driver(config.run, run_dir))
         checkpoint = find_checkpoint(config)
         check_resume(config, checkpoint)
-        from recipe.holderpo.local import prepare
+        from recipe.holderpo.embedded import prepare
 
         prepare.ensure(config.embedded_model, config.embedded_data, Path(config.cache_dir))
         check(config)
@@ -159,7 +159,7 @@ def run(config: DictConfig) -> None:
 def run_to_its_end(config: DictConfig, checkpoint: Checkpoint | None) -> None:
     """Train, and report; or exit with the status that says why it is not finished."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-    from recipe.holderpo.restart import unwrapped, with_restarts
+    from recipe.holderpo.fault_tolerance.restart import unwrapped, with_restarts
 
     notice = stop.Notice(config.run_dir, config.stop_grace_s)
     try:

@@ -18,13 +18,13 @@ def _register_policy_loss(core_algos: ModuleType) -> None:
 
 
 def _register_advantage(core_algos: ModuleType) -> None:
-    from recipe.holderpo.alfworld.advantage import step_grpo
+    from recipe.holderpo.tasks.alfworld.advantage import step_grpo
 
     core_algos.register_adv_est("step_grpo")(step_grpo)
 
 
 def _register_agent_loop(_: ModuleType) -> None:
-    import recipe.holderpo.agent_loop  # noqa: F401  (registers itself by decorator)
+    import recipe.holderpo.training.agent_loop  # noqa: F401  (registers itself by decorator)
 
 
 def install() -> None:
@@ -35,7 +35,7 @@ def install() -> None:
     wrapt.when_imported("verl.trainer.ppo.core_algos")(_register_advantage)
     wrapt.when_imported("verl.experimental.agent_loop")(_register_agent_loop)
     if os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu":
-        from recipe.holderpo import cpu_platform
+        from recipe.holderpo.training import cpu_platform
 
         cpu_platform.install()
 

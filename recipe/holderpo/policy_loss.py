@@ -18,8 +18,8 @@ class HolderLossConfig(PolicyLossConfig):
     """`actor_rollout_ref.actor.policy_loss` for loss mode `holder`.
 
     Args:
-        p: order of the Hölder mean. With a constant p it is set here; `recipe.holderpo.worker` sets it anew for every
-            micro-batch when it is annealed.
+        p: order of the Hölder mean. In verl's own trainer a constant p is set here; HölderPO's sends p with each batch, and
+            `recipe.holderpo.training.worker` sets it here for every micro-batch.
         clip_level: where the ratio is clipped: "sequence", "token", "both" or "none" (see `holderpo_core.loss`).
     """
 

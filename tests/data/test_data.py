@@ -13,7 +13,7 @@ from recipe.holderpo.data.__main__ import main, token_counter
 from recipe.holderpo.data.answers import answer_of_solution, normalize_ground_truth, problem_key
 from recipe.holderpo.data.sources import DataError, Source, _read_hub, parse_source, read_source
 from recipe.holderpo.data.templates import TEMPLATES
-from recipe.holderpo.local.tiny_model import build_tokenizer
+from recipe.holderpo.embedded.tiny_model import build_tokenizer
 
 GROUND_TRUTHS: list[tuple[Any, str]] = [
     ("['9.6\n']", "9.6"), ('["2"]', "2"), (["$2^{1009}$"], "2^{1009}"), ("142.0", "142"), (142.0, "142"), (7, "7"),

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from recipe.holderpo.config import ConfigError
+from recipe.holderpo.config.checks import ConfigError
 from recipe.holderpo.launch import cluster
 from recipe.holderpo.launch.__main__ import checked, resources
 from recipe.holderpo.launch.settings import Node, knob_overrides, read_node

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fault_injection.smallest_run import smallest_run
 
-from benchmarks.smallest_run import smallest_run
 from recipe.holderpo.report.record import read_metrics
 
 ROOT = Path(__file__).parents[2]

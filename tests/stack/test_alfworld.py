@@ -10,10 +10,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from recipe.holderpo.alfworld.games import generate
-from recipe.holderpo.alfworld.report import read_transcripts
-from recipe.holderpo.local.tiny_model import TinyModelConfig, build_model, build_tokenizer, save_model
+from recipe.holderpo.embedded.tiny_model import TinyModelConfig, build_model, build_tokenizer, save_model
 from recipe.holderpo.report.record import read_metrics
+from recipe.holderpo.tasks.alfworld.games import generate
+from recipe.holderpo.tasks.alfworld.report import read_transcripts
 
 pytestmark = pytest.mark.stack
 ROOT = Path(__file__).parents[2]

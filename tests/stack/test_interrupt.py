@@ -13,9 +13,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from fault_injection.watched_run import Run
 
-from benchmarks.watched_run import Run
-from recipe.holderpo.checkpoint import MANIFEST
+from recipe.holderpo.fault_tolerance.checkpoint import MANIFEST
 
 pytestmark = pytest.mark.stack
 

@@ -27,7 +27,7 @@ def test_the_math_task_trains_and_counts_what_it_could_not_grade(
         *("task=math", "template=none", "trainer.total_training_steps=2", "trainer.test_freq=2"),
         *(f"data.train_files={tmp_path}/data/train.parquet", f"data.val_files=[{tmp_path}/data/eval_held.parquet]"),
         *("data.max_prompt_length=48", "data.max_response_length=12", "actor_rollout_ref.rollout.max_model_len=64"),
-        "reward.custom_reward_function.path=pkg://recipe.holderpo.math_reward",  # the small run's own comes first
+        "reward.custom_reward_function.path=pkg://recipe.holderpo.rewards.math",  # the small run's own comes first
         f"trainer.rollout_data_dir={run_dir}/rollouts",
     )
     assert [r["holder/p"] for r in records] == [2.0, -2.0]

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from fault_injection import faults
+from fault_injection.faults import STEPS
+from fault_injection.watched_run import Run
 
-from benchmarks import faults
-from benchmarks.faults import STEPS
-from benchmarks.watched_run import Run
 from recipe.holderpo.report.record import read_metrics
 
 pytestmark = pytest.mark.stack
@@ -74,7 +74,7 @@ def test_a_run_that_was_told_to_stop_becomes_the_undisturbed_one(
 ) -> None:
     """From step 2 on, with a SIGTERM on the way: p, learning rate, data order, texts, metrics, weights and optimiser state.
 
-    `python -m benchmarks.faults` does worse things to a run."""
+    `python -m fault_injection.faults` does worse things to a run."""
     whole_dir, whole = whole_run
     fault = next(fault for fault in faults.FAULTS if fault.name == "SIGTERM")
     outcome = faults.trial(fault, Run(whole_dir.parent, [*small_overrides, *RUN]), tmp_path, random.Random(1))

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from recipe.holderpo.grading.answers import extract_answer
+from recipe.holderpo.rewards.grading.answers import extract_answer
 
 _WHOLE_DECIMAL = re.compile(r"[+-]?\d+\.0+")
 

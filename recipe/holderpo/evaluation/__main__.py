@@ -18,13 +18,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.progress import Progress
 
-from recipe.holderpo.config import ConfigError
+from recipe.holderpo.config.checks import ConfigError
 from recipe.holderpo.data.templates import TEMPLATES
 from recipe.holderpo.evaluation import table
 from recipe.holderpo.evaluation.generate import Problem, Sampler, Sampling, Store, read_problems
 from recipe.holderpo.evaluation.metrics import Estimate, mean_over_problems, pass_at_k
 from recipe.holderpo.evaluation.model import resolve_model, trained_template
-from recipe.holderpo.math_reward import compute_score
+from recipe.holderpo.rewards.math import compute_score
 
 # What may differ between the starts of one evaluation.
 FREE = ("chunk", "engine", "grading", "out_dir", "k")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from recipe.holderpo.checkpoint import PREFIX, newest_whole
-from recipe.holderpo.config import ConfigError
-from recipe.holderpo.untrusted import check_holds_no_code
+from recipe.holderpo.config.checks import ConfigError
+from recipe.holderpo.fault_tolerance.checkpoint import PREFIX, newest_whole
+from recipe.holderpo.fault_tolerance.safe_load import check_holds_no_code
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 

@@ -19,12 +19,12 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from recipe.holderpo import stop
-from recipe.holderpo.config import ConfigError, check_config
+from recipe.holderpo.config.checks import ConfigError, check_config
+from recipe.holderpo.fault_tolerance import preemption as stop
+from recipe.holderpo.fault_tolerance.run_files import temporary_folder
 from recipe.holderpo.launch import cluster
 from recipe.holderpo.launch.settings import Node, knob_overrides, read_node
 from recipe.holderpo.main import GUARD_STATUS, resolve, set_environment
-from recipe.holderpo.scratch import temporary_folder
 
 CONF = Path(__file__).parents[3] / "conf"
 # Exit statuses after which nobody will ask for Ray's logs: finished, refused, collapsed, told to stop, interrupted.

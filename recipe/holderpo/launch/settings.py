@@ -5,7 +5,7 @@ import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from recipe.holderpo.config import ConfigError
+from recipe.holderpo.config.checks import ConfigError
 
 # The authors' environment variables (arXiv 2605.12058, their code) and the overrides that they stand for.
 KNOBS = {

@@ -1,0 +1,1 @@
+"""What embedded tasks share: a cache of built folders, data files, a small model and its supervised training."""

@@ -1,0 +1,1 @@
+"""What a run does when something goes wrong: checkpoints, resume, restarts, lost processes, SIGTERM, collapse."""

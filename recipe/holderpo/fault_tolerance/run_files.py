@@ -1,0 +1,96 @@
+"""What a run keeps outside its own folder while it lives: one lock, one folder for Ray's session, sockets and whatever
+libraries put into TMPDIR, and shared memory. What a driver that was killed has left goes when the run is started again.
+"""
+
+import fcntl
+import getpass
+import hashlib
+import os
+import re
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from recipe.holderpo.config.checks import ConfigError
+
+# A socket's path may have 107 characters, of which Ray and the folder's name take 92.
+LONGEST_BASE = 15
+
+
+@contextmanager
+def only_driver(run: str, run_dir: Path) -> Iterator[None]:
+    """Hold the run's lock, which goes with the process that holds it, however that ends.
+
+    Raises:
+        ConfigError: another process has it; two that write the same checkpoints would ruin them.
+    """
+    with (run_dir / "lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise ConfigError(
+                f"run is {run!r}, which {lock.read().strip()} is training; allowed is another name: run=..."
+            ) from None
+        except OSError as error:
+            print(f"{run_dir} cannot be locked ({error.strerror}): do not start this run twice", file=sys.stderr)
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+        lock.flush()
+        yield
+
+
+@contextmanager
+def temporary_folder(run_dir: Path, node: int = 0) -> Iterator[Path]:
+    """A folder that only this user can read; from here on the TMPDIR and RAY_TMPDIR of this process and all that it starts.
+
+    It goes at the end, but stays after an error, whose reason may be in Ray's logs; the run's next start removes it then.
+    Its name is short, since the path of a socket must not be longer than 107 bytes: it is in RAY_TMPDIR, else in /tmp.
+    """
+    base, name = (
+        Path(os.environ.get("RAY_TMPDIR") or "/tmp"),
+        hashlib.sha256(f"{run_dir} {node}".encode()).hexdigest()[:6],
+    )
+    if len(str(base)) > LONGEST_BASE:
+        raise ConfigError(f"RAY_TMPDIR is {str(base)!r}; allowed is a path of at most {LONGEST_BASE} characters")
+    for left in base.glob(f"holderpo-{name}-*"):
+        shutil.rmtree(left, ignore_errors=True)
+        remove_weights(left)
+    folder = base / f"holderpo-{name}-{os.getpid()}"
+    folder.mkdir(mode=0o700)
+    # torch.compile's results are worth keeping; its precompiled headers would be made in TMPDIR, at each start anew.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/torchinductor_{getpass.getuser()}")
+    os.environ.setdefault("TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS", "0")
+    os.environ |= {"TMPDIR": str(folder), "RAY_TMPDIR": str(folder)}
+    tempfile.tempdir = None  # to be read from the environment again
+    try:
+        yield folder
+    except Exception:
+        print(f"Ray's logs: {folder}/ray/session_latest/logs", file=sys.stderr, flush=True)
+        raise
+    except BaseException:  # an exit on purpose, an interrupt
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        remove_weights(folder)
+
+
+def remove_weights(folder: Path) -> None:
+    """Unlink the shared memory through which verl sends weights to vLLM on a CPU, and which its killed owner has left,
+    unless a process of another run than that with this temporary folder uses it: one that can be seen from here, which
+    those of other containers that share /dev/shm cannot."""
+    used: set[str] = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # gone meanwhile, or another user's
+            if f"TMPDIR={folder}".encode() not in (process / "environ").read_bytes().split(b"\0"):
+                used |= set(re.findall(r"/dev/shm/(verl_weights_\w+)", (process / "maps").read_text()))
+    for left in Path("/dev/shm").glob("verl_weights_*"):
+        if left.name not in used:
+            with suppress(OSError):  # another user's
+                left.unlink()

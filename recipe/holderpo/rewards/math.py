@@ -1,0 +1,95 @@
+"""The reward of a mathematical answer: 1 if the response's final answer equals the ground truth, else 0.
+
+For verl: `reward.custom_reward_function.path=pkg://recipe.holderpo.rewards.math` with `name=compute_score` (any reward
+manager), or with `name=compute_score_async` and the reward manager below, as conf/task/math.yaml has it.
+"""
+
+import asyncio
+from concurrent.futures import Future
+from typing import Any
+
+from recipe.holderpo.rewards.grading.answers import MAX_ANSWER_CHARS, acceptable_answers, cheap_match, extract_answer
+from recipe.holderpo.rewards.grading.client import Verdict, shared_grader
+
+FAULTS = ("truncated", "no_answer", "timeout", "crash", "unreadable")
+
+
+def compute_score(
+    data_source: str,
+    solution_str: str,
+    ground_truth: str,
+    extra_info: dict[str, Any] | None = None,
+    *,
+    workers: int = 2,
+    timeout: float = 5.0,
+    memory_mb: int = 2048,
+) -> dict[str, float]:
+    """Grade one response.
+
+    The final answer is the content of the last \\boxed{}, else of the last <answer></answer>. Spelling and numbers are
+    compared here; what is left goes to math-verify in an isolated process (recipe.holderpo.rewards.grading), which is killed
+    when it takes longer than `timeout` and costs this answer alone.
+
+    Args:
+        data_source: not used; part of verl's signature.
+        solution_str: the response's text.
+        ground_truth: the right answer, or a JSON array of strings with several acceptable ones.
+        extra_info: `extra_info["truncated"]` true marks a response cut off at the length limit: score 0.
+        workers: grading processes, shared by all calls of this process with the same limits.
+        timeout: seconds, wall-clock, for one comparison.
+        memory_mb: address space of a grading process, MiB.
+
+    Returns:
+        `score` and `acc`, 1 or 0; and 1 in at most one of `truncated`, `no_answer` (none found), `timeout`, `crash`
+        (the process died or ran out of memory) and `unreadable` (an answer that neither parses nor matches), else 0.
+
+    Raises:
+        RuntimeError: no grading process can be started.
+    """
+    score = _cheap_score(solution_str, ground_truth, extra_info)
+    if score is not None:
+        return score
+    return _score([v.result() for v in _submit(solution_str, ground_truth, workers, timeout, memory_mb)])
+
+
+async def compute_score_async(
+    data_source: str, solution_str: str, ground_truth: str, extra_info: dict[str, Any] | None = None, **limits: Any
+) -> dict[str, float]:
+    """`compute_score`, limits included, without a waiting thread an answer: a slow one holds up no other."""
+    score = _cheap_score(solution_str, ground_truth, extra_info)
+    if score is not None:
+        return score
+    return _score(await asyncio.gather(*map(asyncio.wrap_future, _submit(solution_str, ground_truth, **limits))))
+
+
+def _submit(
+    solution: str, ground_truth: str, workers: int = 2, timeout: float = 5.0, memory_mb: int = 2048
+) -> "list[Future[Verdict]]":
+    answer = extract_answer(solution) or ""
+    grader = shared_grader(workers, timeout, memory_mb)
+    return [grader.submit(answer, truth) for truth in acceptable_answers(ground_truth)]
+
+
+def _cheap_score(solution: str, ground_truth: str, extra_info: dict[str, Any] | None) -> dict[str, float] | None:
+    """The score where no grading process is needed; None where one is."""
+    if extra_info and extra_info.get("truncated"):
+        return _scores(fault="truncated")
+    answer = extract_answer(solution)
+    if not answer:
+        return _scores(fault="no_answer")
+    if len(answer) > MAX_ANSWER_CHARS:
+        return _scores(fault="unreadable")
+    matches = [cheap_match(answer, truth) for truth in acceptable_answers(ground_truth)]
+    if any(matches):
+        return _scores(right=True)
+    return None if None in matches else _scores()
+
+
+def _score(verdicts: list[Verdict]) -> dict[str, float]:
+    right = any(verdict.equal for verdict in verdicts)
+    faults = [verdict.fault for verdict in verdicts if verdict.fault]
+    return _scores(right, None if right or not faults else faults[0])
+
+
+def _scores(right: bool = False, fault: str | None = None) -> dict[str, float]:
+    return {"score": float(right), "acc": float(right), **{name: float(name == fault) for name in FAULTS}}

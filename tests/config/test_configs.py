@@ -1,0 +1,278 @@
+"""Wrong values end the command before Ray starts, with one line that names the key, the value and what is allowed."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from recipe.holderpo.config.checks import ConfigError, check_config
+from recipe.holderpo.fault_tolerance.checkpoint import commit
+from recipe.holderpo.fault_tolerance.resume import check_resume, find_checkpoint
+from recipe.holderpo.main import check, resolve, set_environment
+from recipe.holderpo.report.record import RunRecord
+
+ROOT = Path(__file__).parents[2]
+
+# override -> what the one line must contain
+BAD = {
+    "holder.schedule=exponential": ["holder.schedule", "exponential", "linear"],
+    "holder.p_start=nan": ["holder.p_start", "nan"],
+    "holder.p_start=two": ["holder.p_start", "two"],
+    "holder.p_end=inf": ["holder.p_end", "inf"],
+    "holder.p_end=null": ["holder.p_end", "null", "finite number"],
+    "holder.steps=1": ["holder.steps", "1", "at least 2"],
+    "holder.steps=2.5": ["holder.steps", "2.5"],
+    "holder.power=3": ["holder.power", "3", "null"],
+    "holder.schedule=power holder.power=0": ["holder.power", "0", "above 0"],
+    "holder.clip_level=word": ["holder.clip_level", "word", "sequence"],
+    "actor_rollout_ref.actor.clip_ratio_low=-0.1": ["clip_ratio_low", "-0.1", "from 0 to 0.999999"],
+    "actor_rollout_ref.actor.clip_ratio_high=big": ["clip_ratio_high", "big", "a number"],
+    "actor_rollout_ref.actor.optim.lr=0": ["optim.lr", "0"],
+    "actor_rollout_ref.actor.ppo_mini_batch_size=5": ["ppo_mini_batch_size", "5", "divisors", "32"],
+    "actor_rollout_ref.rollout.n=1": ["rollout.n", "1", "at least 2"],
+    "actor_rollout_ref.rollout.temperature=0": ["rollout.temperature", "0"],
+    "algorithm.adv_estimator=gae": ["adv_estimator", "gae", "one advantage a sequence"],
+    "algorithm.adv_estimator=optimal_token_baseline": ["adv_estimator", "optimal_token_baseline", "one advantage"],
+    "algorithm.rollout_correction.rollout_is=token": ["rollout_is", "token", "sequence"],
+    "actor_rollout_ref.rollout.n=6": ["ppo_micro_batch_size_per_gpu", "32", "divisors of 48"],
+    "trainer.n_gpus_per_node=4": ["ppo_micro_batch_size_per_gpu", "32", "divisors of 16"],
+    "trainer.n_gpus_per_node=3": ["3 data-parallel ranks", "divisors of 64"],
+    "data.max_response_length=3000": ["max_model_len", "64", "3048"],
+    "deterministic=true algo=dapo": ["filter_groups", "True", "False"],
+    "trainer.v1.trainer_mode=separate_async": ["rollout.nnodes", "0", "from 1"],
+    "trainer.v1.trainer_mode=separate_async trainer.v1.separate_async.parameter_sync_step=2": [
+        "train_batch_size",
+        "32",
+        "16",
+    ],
+    "trainer.v1.trainer_mode=separate_async actor_rollout_ref.rollout.nnodes=1 actor_rollout_ref.rollout.n_gpus_per_node=1": [
+        "checkpoint_engine.backend",
+        "naive",
+        "nccl",
+    ],
+    "trainer.total_training_steps=null": ["total_training_steps", "None", "from 1"],
+    "trainer.v1.trainer_mode=turbo": ["trainer.v1.trainer_mode", "turbo", "sync"],
+    "deterministic=maybe": ["deterministic", "maybe", "True"],
+    "deterministic=true trainer.v1.trainer_mode=colocate_async": ["trainer_mode", "colocate_async", "sync"],
+    "trainer.total_training_steps=0": ["total_training_steps", "0", "from 1"],
+    "trainer.device=cuda": ["trainer.device", "cuda", "hardware=cpu"],
+    "seed=-1": ["seed", "-1", "from 0"],
+    "embedded_data=null data.train_files=/no/such.parquet": ["data.train_files", "/no/such.parquet", "existing files"],
+    "model=custom task=custom trainer.total_training_steps=9": ["actor_rollout_ref.model.path", "null", "hub id"],
+    "model=custom task=custom trainer.total_training_steps=9 actor_rollout_ref.model.path=a/b": [
+        "data.train_files",
+        "None",
+    ],
+    "embedded_model=huge": ["embedded_model", "huge", "tiny"],
+    "+env.WANDB_API_KEY=0123456789": ["env.WANDB_API_KEY is set", "environment variable"],
+    "+trainer.auth_token=hf_x": ["trainer.auth_token is set", "environment variable"],
+    "keep_checkpoints=0": ["keep_checkpoints", "0", "from 1"],
+    "trainer.max_actor_ckpt_to_keep=1": ["max_actor_ckpt_to_keep", "1", "keep_checkpoints"],
+    "trainer.del_local_ckpt_after_load=true": ["del_local_ckpt_after_load", "True", "False"],
+    "trainer.resume_mode=never": ["trainer.resume_mode", "never", "auto"],
+    "trainer.resume_mode=resume_path": ["resume_from_path", "None", "global_step_N"],
+    "trust_checkpoint=perhaps": ["trust_checkpoint", "perhaps", "True"],
+    "stop_grace_s=0": ["stop_grace_s", "0", "from 1"],
+    "guard.on_nonfinite=ignore": ["guard.on_nonfinite", "ignore", "skip"],
+    "guard.on_collapse=hope": ["guard.on_collapse", "hope", "rollback"],
+    "guard.entropy_min=-1": ["guard.entropy_min", "-1", "from 0"],
+    "guard.on_collapse=rollback guard.steps=21 trainer.save_freq=20": ["guard.steps", "21", "= 20"],
+    "guard.on_collapse=rollback trainer.save_freq=-1": ["guard.steps", "5", "= -1"],
+    "actor_rollout_ref.actor.checkpoint.save_contents=[model,hf_model]": ["save_contents", "hf_model", "eval.sh"],
+    "+trainer.remove_previous_ckpt_in_save=true": ["remove_previous_ckpt_in_save", "True", "False"],
+    "guard.steps=0": ["guard.steps", "0", "from 1"],
+    "algo=grpo guard.log_ratio_max=1": ["guard.log_ratio_max", "1", "null"],
+}
+
+
+def _command(tmp_path: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "recipe.holderpo.main", f"run_dir={tmp_path}/run", *overrides]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+def _compose(*overrides: str) -> DictConfig:
+    with initialize_config_dir(str(ROOT / "conf"), version_base=None):
+        return resolve(compose("holderpo", overrides=list(overrides)))
+
+
+@pytest.mark.parametrize("overrides", BAD)
+def test_the_error_names_key_value_and_what_is_allowed(overrides: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VERL_PLATFORM", "cpu")
+    config = _compose(*overrides.split(), "run_dir=never-made")
+    with pytest.raises(ConfigError) as caught:
+        check_config(config)
+    line = str(caught.value)
+    assert "\n" not in line
+    for part in BAD[overrides]:
+        assert part in line
+
+
+def test_the_default_config_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VERL_PLATFORM", "cpu")
+    check_config(_compose("run_dir=never-made"))
+
+
+def test_the_command_ends_with_that_line_and_writes_nothing(tmp_path: Path) -> None:
+    done = _command(tmp_path, "holder.schedule=exponential")
+    assert done.returncode == 2
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: holder.schedule is 'exponential'; allowed are"), done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_verl_refuses_is_one_line_too(tmp_path: Path) -> None:
+    done = _command(
+        tmp_path, "embedded_model=null", "embedded_data=null", f"data.train_files={__file__}", f"data.val_files={__file__}",
+        "actor_rollout_ref.model.path=some/hub-id", "actor_rollout_ref.actor.loss_agg_mode=median",
+    )  # fmt: skip
+    assert done.returncode == 2
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1 and "median" in lines[0], done.stderr
+
+
+def test_an_unknown_key_is_named(tmp_path: Path) -> None:
+    done = _command(tmp_path, "holder.p_begin=2")
+    assert done.returncode != 0 and "Key 'p_begin' is not in struct" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_key_of_holder_is_refused_where_the_loss_is_a_baseline(tmp_path: Path) -> None:
+    done = _command(tmp_path, "algo=grpo", "holder.p_start=1")
+    assert done.returncode != 0 and "holder.p_start" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("algo", ["holder", "holder_static", "grpo", "dr_grpo", "gspo", "gmpo", "dapo"])
+@pytest.mark.parametrize("scale", [(1, 4), (2, 8), (50, 8)], ids=["4 GPUs", "16 GPUs", "400 GPUs"])
+def test_the_gpu_preset_passes_our_checks_and_verls(
+    algo: str, scale: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two overrides take a config from a laptop to a cluster."""
+    monkeypatch.delenv("VERL_PLATFORM", raising=False)
+    data = tmp_path / "data.parquet"
+    data.touch()
+    overrides = [
+        *("hardware=gpu", f"algo={algo}", "model=custom", "task=custom", "trainer.total_training_steps=500"),
+        *(f"data.train_files={data}", f"data.val_files={data}", "actor_rollout_ref.model.path=some/hub-id"),
+        *("data.train_batch_size=800", "actor_rollout_ref.actor.ppo_mini_batch_size=400"),
+        *(f"trainer.nnodes={scale[0]}", f"trainer.n_gpus_per_node={scale[1]}", "run_dir=never-made"),
+    ]
+    check(_compose(*overrides))
+
+
+def test_the_environment_reaches_this_process_and_rays_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VERL_PLATFORM", "")
+    config = _compose("run_dir=never-made", "+env.HOLDERPO_TEST=1")
+    monkeypatch.setenv("HOLDERPO_TEST", "")
+    set_environment(config)
+    assert os.environ["VERL_PLATFORM"] == "cpu" and os.environ["HOLDERPO_TEST"] == "1"
+    assert config.ray_kwargs.ray_init.runtime_env.env_vars == {
+        "VERL_PLATFORM": "cpu", "HOLDERPO_TEST": "1"
+    }  # fmt: skip
+
+
+RESUMED = {
+    "": None,
+    "trainer.save_freq=7": None,
+    "algo=grpo": "algo_name is 'grpo'; allowed is the value that run r began with, 'holder'",
+    "holder.p_end=-1": "holder.p_end is -1",
+    "actor_rollout_ref.actor.optim.lr=1e-3": "actor_rollout_ref.actor.optim.lr is 0.001",
+    "trainer.total_training_steps=120": "trainer.total_training_steps is 120; allowed is 60",
+    "run=another": None,
+    "algo=grpo resume_changes=[algo_name]": "holder is None",
+    "actor_rollout_ref.actor.optim.lr=1e-3 resume_changes=[actor_rollout_ref.actor.optim.lr]": None,
+    "trainer.n_gpus_per_node=2": "trainer.nnodes x n_gpus_per_node is 2; allowed is 1: the checkpoint of step 30 has",
+    "trainer.resume_mode=disable": "trainer.resume_mode is 'disable'; allowed is auto, since ",
+    "trainer.resume_mode=disable run=another": None,
+}
+
+
+@pytest.mark.parametrize("overrides", RESUMED)
+def test_a_run_goes_on_only_as_the_run_that_it_was(overrides: str, tmp_path: Path) -> None:
+    run = ("run=r", f"run_dir={tmp_path}/${{run}}")
+    config = _compose(*run)
+    _checkpoint(config, step=30)
+    again = _compose(*run, *overrides.split())
+    expected = RESUMED[overrides]
+    if expected is None:
+        check_resume(again, find_checkpoint(again))
+    else:
+        with pytest.raises(ConfigError) as caught:
+            check_resume(again, find_checkpoint(again))
+        assert str(caught.value).startswith(expected) and "\n" not in str(caught.value)
+
+
+def test_a_damaged_checkpoint_is_passed_over_aloud(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = _compose("run=r", f"run_dir={tmp_path}/r")
+    folders = [_checkpoint(config, step) for step in (20, 30)]
+    (folders[1] / "actor" / "model.json").write_bytes(b"weight")
+    found = find_checkpoint(config)
+    assert found is not None and found.step == 20
+    output = capsys.readouterr()
+    assert f"going on from step 20: {folders[0]}, the newest whole checkpoint" in output.out
+    assert "passed over: global_step_30: model.json has 6 bytes instead of 7" in output.err
+    (folders[0] / "actor" / "model.json").unlink()
+    with pytest.raises(ConfigError, match="has a record of 0 steps and 2 damaged checkpoints and no whole one"):
+        find_checkpoint(config)
+
+
+def test_a_run_whose_checkpoints_are_gone_does_not_begin_again(tmp_path: Path) -> None:
+    config = _compose("run=r", f"run_dir={tmp_path}/r", "trainer.save_freq=5")
+    record = RunRecord(config.run_dir)
+    record.step(4, {})
+    assert find_checkpoint(config) is None, "it had none yet"
+    record.step(5, {})
+    with pytest.raises(ConfigError, match="has a record of 5 steps and no checkpoint in"):
+        find_checkpoint(config)
+
+
+def test_a_checkpoint_of_another_run(tmp_path: Path) -> None:
+    folder = _checkpoint(_compose("run=r", f"run_dir={tmp_path}/r"), step=30)
+    branch = ("run=b", f"run_dir={tmp_path}/b", "trainer.resume_mode=resume_path")
+    config = _compose(*branch, f"trainer.resume_from_path={folder}")
+    found = find_checkpoint(config)
+    assert found is not None and found.step == 30
+    check_resume(config, found)
+    (folder / "actor" / "model.json").unlink()
+    with pytest.raises(ConfigError, match=r"allowed is a whole checkpoint: model\.json is missing"):
+        find_checkpoint(config)
+
+
+def test_once_it_has_one_of_its_own_that_is_gone_on_from(tmp_path: Path) -> None:
+    """A job that is queued again gives the same command, resume_from_path and all."""
+    folder = _checkpoint(_compose("run=r", f"run_dir={tmp_path}/r"), step=30)
+    branch = ("run=b", f"run_dir={tmp_path}/b", "trainer.resume_mode=resume_path")
+    config = _compose(*branch, f"trainer.resume_from_path={folder}")
+    _checkpoint(config, step=40)
+    found = find_checkpoint(config)
+    assert found is not None and found.step == 40 and found.folder.is_relative_to(tmp_path / "b")
+
+
+def test_a_folder_with_somebody_elses_checkpoints_is_not_taken_over(tmp_path: Path) -> None:
+    config = _compose("run=r", f"run_dir={tmp_path}/r")
+    (Path(config.trainer.default_local_dir) / "global_step_5").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"trainer\.default_local_dir is .* no run of this recipe .*global_step_5"):
+        find_checkpoint(config)
+    RunRecord(config.run_dir).step(3, {})  # its own: a save was cut off
+    assert find_checkpoint(config) is None
+
+
+def test_a_finished_run_is_not_started_again(tmp_path: Path) -> None:
+    config = _compose("run=r", f"run_dir={tmp_path}/r")
+    _checkpoint(config, step=60)
+    check_resume(
+        config, find_checkpoint(config)
+    )  # the last step has no line yet: its validation is still to be made up for
+    RunRecord(config.run_dir).step(60, {})
+    with pytest.raises(ConfigError, match="run r has finished its 60 steps"):
+        check_resume(config, find_checkpoint(config))
+
+
+def _checkpoint(config: DictConfig, step: int) -> Path:
+    folder = Path(config.trainer.default_local_dir) / f"global_step_{step}"
+    (folder / "actor").mkdir(parents=True)
+    (folder / "actor" / "model.json").write_bytes(b"weights")
+    commit(folder, {"step": step, "config": OmegaConf.to_container(config, resolve=True)})
+    return folder

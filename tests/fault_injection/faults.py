@@ -1,0 +1,321 @@
+"""What becomes of a real run on this CPU when things go wrong: each fault is done to it, and it is started again if it ends.
+
+    python -m fault_injection.faults                                   # every fault once: a table; about two minutes each
+    python -m fault_injection.faults --times 3 --only "driver killed" "SIGTERM"
+    python -m fault_injection.faults --list
+
+Every trial begins with a copy of an undisturbed, deterministic run as it was after step 2 of 6 (a checkpoint every second
+step), and has survived if it comes to step 6 with the undisturbed run's metrics. Work lost is the steps that were recorded
+and had to be trained again. Left over is what is there a minute after the command has ended and was not before: processes,
+shared memory, temporary files, requests and halves of checkpoints in the run's folder.
+"""
+
+import argparse
+import random
+import re
+import shutil
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import psutil
+import torch
+
+from fault_injection.smallest_run import smallest_run
+from fault_injection.watched_run import OTHER, Run, TwoNodeRun, copied, differences
+from recipe.holderpo.fault_tolerance.checkpoint import MANIFEST
+from recipe.holderpo.report.record import read_metrics
+
+STEPS, SAVE_EVERY, BEGIN = 6, 2, 2
+SETTINGS = (
+    f"trainer.total_training_steps={STEPS}",
+    f"trainer.save_freq={SAVE_EVERY}",
+    "deterministic=true",
+    "actor_rollout_ref.actor.optim.lr=1e-3",
+    "actor_rollout_ref.actor.optim.lr_warmup_steps=4",
+)
+MAX_STARTS = 4
+PARTS = ("actor", "actor/model_*.pt", "actor/optim_*.pt", "data.pt")  # of a checkpoint, as they are written
+
+
+Blow = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Fault:
+    name: str
+    aim: Callable[[Run], Blow] | None = None
+    """At the running command ..."""
+    saving: bool = False
+    """... in the middle of saving instead of at some moment of a step."""
+    damage: Callable[[Run], None] | None = None
+    """Done to the copied run before it is started."""
+    prefix: Callable[[Path], list[str]] | None = None
+    nodes: int = 1
+    overrides: tuple[str, ...] = ()
+    statuses: tuple[int, ...] | None = None
+    """What the command must end with each time, where that is fixed."""
+    look: Callable[[Run], str | None] | None = None
+    """What is wrong with the run afterwards, where it cannot have the undisturbed run's metrics."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    problem: str | None
+    """Why it did not survive; None if it did."""
+    steps_lost: int
+    starts: int
+    left_over: list[str]
+    seconds: float
+
+
+def kill(title: str | None, run: Run) -> Blow:
+    """SIGKILL of every process with the title; None: of the driver."""
+    assert run.process is not None
+    victims = run.below(title) if title else [psutil.Process(run.process.pid)]
+    if not victims:
+        raise LookupError(f"no process {title!r} to kill")
+    return lambda: [victim.kill() for victim in victims]
+
+
+def kill_second_node(run: Run) -> Blow:
+    for raylet in run.below("raylet/raylet"):
+        if f"--node_ip_address={OTHER}" in raylet.cmdline():
+            return raylet.kill
+    raise LookupError("no second node to kill")
+
+
+def sigterm(run: Run) -> Blow:
+    assert run.process is not None
+    return partial(run.process.send_signal, signal.SIGTERM)
+
+
+def newest_model(run: Run) -> Path:
+    return next(run.checkpoints()[0].glob("actor/model_*.pt"))
+
+
+def truncate(run: Run) -> None:
+    with newest_model(run).open("r+b") as file:
+        file.truncate(newest_model(run).stat().st_size // 2)
+
+
+def flip_bit(run: Run) -> None:
+    content = bytearray(newest_model(run).read_bytes())
+    content[len(content) // 2] ^= 1
+    newest_model(run).write_bytes(content)
+
+
+def forget_tracker(run: Run) -> None:
+    """verl's own note of the newest step, which it would begin from step 0 without."""
+    (run.run_dir / "checkpoints" / "latest_checkpointed_iteration.txt").write_text("1")
+
+
+def nonfinite_told(run: Run) -> str | None:
+    """Updates with a NaN were left out, counted and have their samples saved, and the weights are numbers."""
+    records = read_metrics(run.run_dir / "metrics.jsonl")[BEGIN:]
+    counted = [int(r["step"]) for r in records if r["guard/nonfinite_updates"]]
+    saved = sorted(int(file.stem.removeprefix("step_")) for file in (run.run_dir / "nonfinite").glob("step_*.jsonl"))
+    if not counted or counted != saved or run.last_step() != STEPS:
+        return f"steps {counted} were not finite, those of {saved} were saved, the last was {run.last_step()}"
+    weights = torch.load(newest_model(run), weights_only=False, map_location="cpu")
+    bad = [name for name, w in weights.items() if not getattr(w, "full_tensor", lambda w=w: w)().isfinite().all()]
+    return f"weights that are no numbers: {bad}" if bad else None
+
+
+def rolled_back(run: Run) -> str | None:
+    back = run.said.count(f"going on from step {BEGIN}") - 1
+    if back != 1 or "restarts left: 0" not in run.said or "error: gradient norm is" not in run.said:
+        return f"it went back {back} times: {run.said[-500:]}"
+    return None
+
+
+# A disk with room for another checkpoint or two, but for a ballast that leaves only half of one: made, filled with the
+# run's checkpoints and mounted over their folder.
+SMALL_DISK = """
+mount -t tmpfs -o size=$1 small "$3.disk"; cp -a "$3/." "$3.disk/"; mount --bind "$3.disk" "$3"
+head -c $2 /dev/zero > "$3/ballast"; shift 3; exec "$@"
+"""
+
+
+def small_disk(run_dir: Path) -> list[str]:
+    folder = run_dir / "checkpoints"
+    checkpoint = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    folder.with_suffix(".disk").mkdir()
+    script = ["sh", "-ec", SMALL_DISK, "sh", str(4 * checkpoint), str(5 * checkpoint // 2), str(folder)]
+    return ["unshare", "--map-root-user", "--mount", *script]
+
+
+def free_disk(run: Run) -> Blow:
+    """Take the ballast away after a save has failed."""
+    run.wait_until(lambda: run.last_step() >= BEGIN + SAVE_EVERY)
+    assert run.process is not None
+    return Path(f"/proc/{run.process.pid}/root{run.run_dir}/checkpoints/ballast").unlink
+
+
+FAULTS = [
+    Fault("driver killed", partial(kill, None)),
+    Fault("trainer killed", partial(kill, "TaskRunnerV1")),
+    Fault("actor worker killed", partial(kill, "ray::WorkerDict")),
+    Fault("vLLM server killed", partial(kill, "ray::vLLMHttpServer")),
+    Fault("vLLM engine killed", partial(kill, "VLLM::EngineCore")),
+    Fault("reward worker killed", partial(kill, "ray::RewardLoopWorker")),
+    Fault("agent loop worker killed", partial(kill, "ray::AgentLoopWorker")),
+    Fault("load balancer killed", partial(kill, "ray::GlobalRequestLoadBalancer")),
+    Fault("transfer queue killed", partial(kill, "ray::SimpleStorageUnit")),
+    Fault("transfer queue's controller killed", partial(kill, "ray::TransferQueueController")),
+    Fault("Ray node killed", partial(kill, "raylet/raylet")),
+    Fault("second of two Ray nodes killed", kill_second_node, nodes=2),
+    Fault("Ray's GCS killed", partial(kill, "gcs/gcs_server")),
+    Fault("driver killed while saving", partial(kill, None), saving=True),
+    Fault("trainer killed while saving", partial(kill, "TaskRunnerV1"), saving=True),
+    Fault("actor worker killed while saving", partial(kill, "ray::WorkerDict"), saving=True),
+    Fault("disk full while saving", free_disk, prefix=small_disk, statuses=(0,)),
+    Fault("checkpoint truncated", damage=truncate, statuses=(0,)),
+    Fault("checkpoint file missing", damage=lambda run: newest_model(run).unlink(), statuses=(0,)),
+    Fault("checkpoint bit flipped", damage=flip_bit, statuses=(0,)),
+    Fault("manifest missing", damage=lambda run: (run.checkpoints()[0] / MANIFEST).unlink(), statuses=(0,)),
+    Fault("verl's tracker wrong", damage=forget_tracker, statuses=(0,)),
+    Fault("SIGTERM", sigterm, statuses=(75, 0)),
+    Fault(
+        "rewards that are NaN",
+        overrides=(
+            "+reward.custom_reward_function.reward_kwargs.nan_every=40",
+            "resume_changes=[reward.custom_reward_function.reward_kwargs]",
+        ),
+        statuses=(0,),
+        look=nonfinite_told,
+    ),
+    Fault(
+        "collapse, rolled back once",
+        overrides=("guard.grad_norm_max=1e-9", "guard.steps=2", "guard.on_collapse=rollback", "restarts=1"),
+        statuses=(3,),
+        look=rolled_back,
+    ),
+]
+
+
+def strike_at_random(run: Run, fault: Fault, rng: random.Random, step_s: float) -> None:
+    """Do it at a random moment of a random step, or of its save, unless the command ends before."""
+    assert fault.aim is not None
+    first = fault.saving or fault.prefix
+    step = BEGIN + 1 if first else rng.randrange(BEGIN + 1, STEPS - 1)
+    if not run.wait_until(lambda: run.last_step() >= step):
+        return
+    if fault.saving:
+        blow = fault.aim(run)  # before the save begins: it takes no longer than to find a process
+        folder, part = run.run_dir / "checkpoints" / f"global_step_{BEGIN + SAVE_EVERY}", rng.choice(PARTS)
+        while not any(folder.glob(part)) and run.process is not None and run.process.poll() is None:
+            time.sleep(0.001)
+    else:
+        time.sleep(rng.uniform(0, step_s))
+        blow = fault.aim(run)
+    blow()
+
+
+def steps_lost(said: str, recorded: int) -> int:
+    """Steps that had been trained when the run went on from an earlier one, by what it printed."""
+    lost = 0
+    for line in said.splitlines():
+        if (step := re.match(r"step +(\d+)/", line)) is not None:
+            recorded = int(step[1])
+        elif (back := re.match(r"going on from step (\d+):", line)) is not None:
+            lost += max(0, recorded - int(back[1]))  # a step that stopped at its checkpoint is printed afterwards
+            recorded = int(back[1])
+    return lost
+
+
+def trial(fault: Fault, reference: Run, folder: Path, rng: random.Random) -> Outcome:
+    expected = read_metrics(reference.run_dir / "metrics.jsonl")
+    step_s = statistics.median(r["timing_s/step"] for r in expected)
+    began, start = time.monotonic(), BEGIN
+    if fault.damage is not None:
+        start += SAVE_EVERY  # the newest is damaged, the one before is good
+    run = copied(reference, folder, start)
+    run.overrides = [*run.overrides, *fault.overrides]
+    if fault.damage is not None:
+        fault.damage(run)
+    if fault.prefix is not None:
+        run.prefix = fault.prefix(run.run_dir)
+    statuses: list[int] = []
+    try:
+        while len(statuses) < MAX_STARTS and statuses[-1:] != [0] and tuple(statuses) != fault.statuses:
+            run.start()
+            if fault.aim is not None and not statuses:
+                strike_at_random(run, fault, rng, step_s)
+            statuses.append(run.wait())
+        problem = judge(fault, run, expected, statuses)
+    except (TimeoutError, LookupError, psutil.NoSuchProcess) as error:  # it hung; or was not there to be struck
+        problem = str(error)
+        run.end()
+    lost = steps_lost(run.said, start)
+    return Outcome(problem, lost, len(statuses), run.left_over(), time.monotonic() - began)
+
+
+def judge(fault: Fault, run: Run, expected: list[dict[str, float]], statuses: list[int]) -> str | None:
+    if tuple(statuses) != fault.statuses if fault.statuses else statuses[-1] != 0:
+        return f"ended with {statuses}: {run.said.strip().splitlines()[-1:]}"
+    if fault.look is not None:
+        return fault.look(run)
+    wrong = differences(expected, read_metrics(run.run_dir / "metrics.jsonl"))
+    return wrong[0] if wrong else None
+
+
+def undisturbed(folder: Path, nodes: int) -> Run:
+    """The run that all others are compared with."""
+    folder.mkdir()
+    reference = (TwoNodeRun if nodes == 2 else Run)(folder, [*smallest_run(folder), *SETTINGS, "keep_checkpoints=10"])
+    reference.start()
+    if reference.wait() != 0:
+        raise RuntimeError(f"the undisturbed run failed:\n{reference.said[-3000:]}")
+    return reference
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=[fault.name for fault in FAULTS])
+    parser.add_argument("--times", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--list", action="store_true", help="print the faults' names")
+    arguments = parser.parse_args()
+    if arguments.list:
+        print("\n".join(fault.name for fault in FAULTS))
+        return
+    faults = [fault for fault in FAULTS if arguments.only is None or fault.name in arguments.only]
+    rng, rows = random.Random(arguments.seed), []
+    base = Path(tempfile.mkdtemp(prefix="f", dir="/tmp"))  # a short path, for sockets
+    references = {n: undisturbed(base / f"r{n}", n) for n in sorted({fault.nodes for fault in faults})}
+    for number, fault in enumerate(faults):
+        outcomes = []
+        for time_ in range(arguments.times):
+            folder = base / f"{number}.{time_}"
+            outcomes.append(trial(fault, references[fault.nodes], folder, rng))
+            print(f"{fault.name}: {outcomes[-1]}", file=sys.stderr, flush=True)
+            if outcomes[-1].problem is None:
+                shutil.rmtree(folder)
+            else:
+                print(f"  to be looked at: {folder}", file=sys.stderr, flush=True)
+        rows.append(
+            (
+                fault.name,
+                len(outcomes),
+                sum(o.problem is None for o in outcomes),
+                max(o.starts for o in outcomes) - 1,
+                max(o.steps_lost for o in outcomes),
+                sum(len(o.left_over) for o in outcomes),
+            )
+        )
+    for row in [("fault", "times", "survived", "started again", "steps lost", "left over"), *rows]:
+        print(f"{row[0]:34}" + "".join(f"{cell:>15}" for cell in row[1:]))
+    if any(row[1] != row[2] or row[5] for row in rows):
+        sys.exit(1)
+    shutil.rmtree(base)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""The smallest run of the real stack: an untrained model of some ten thousand parameters on arithmetic."""
+
+from pathlib import Path
+
+from recipe.holderpo.embedded.tiny_model import TinyModelConfig, build_model, build_tokenizer, save_model
+from recipe.holderpo.tasks.arithmetic import ensure_arithmetic_data
+
+
+def smallest_run(folder: Path) -> list[str]:
+    """Make its model and data in the folder; return its overrides: 8 prompts x 4 samples, mini-batches of 4 prompts."""
+    tokenizer = build_tokenizer()
+    model = build_model(
+        TinyModelConfig(hidden_size=64, intermediate_size=64, num_layers=1, num_heads=2), tokenizer, seed=1
+    )
+    (folder / "model").mkdir()
+    save_model(model, tokenizer, folder / "model")
+    train, val = ensure_arithmetic_data(folder)
+    return [
+        "embedded_model=null",
+        "embedded_data=null",
+        f"actor_rollout_ref.model.path={folder}/model",
+        f"data.train_files={train}",
+        f"data.val_files={val}",
+        f"reward.custom_reward_function.path={Path(__file__).with_name('any_reward.py')}",
+        "data.train_batch_size=8",
+        "actor_rollout_ref.rollout.n=4",
+        "actor_rollout_ref.actor.ppo_mini_batch_size=4",
+        "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=8",
+        "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=16",
+        "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=16",
+        "trainer.val_before_train=false",
+        "trainer.test_freq=-1",
+        "trainer.save_freq=-1",
+    ]

@@ -1,0 +1,117 @@
+"""A process that is gone is noticed, on a real Ray, whatever is being waited for; one that is busy is left in peace."""
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import ActorDiedError, RayTaskError
+
+from recipe.holderpo.fault_tolerance.liveness import check, lookout
+
+pytestmark = pytest.mark.usefixtures("cluster")
+
+
+@ray.remote(num_cpus=0)
+class Worker:
+    engine: Any = None
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    def work(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def lose_engine(self) -> None:
+        self.engine = SimpleNamespace(errored=True, dead_error=RuntimeError("the engine"))
+
+
+@pytest.fixture
+def workers() -> list[ActorHandle]:
+    workers = [Worker.remote() for _ in range(3)]  # type: ignore[attr-defined]
+    ray.get([worker.pid.remote() for worker in workers])
+    return workers
+
+
+def kill(worker: ActorHandle) -> None:
+    os.kill(ray.get(worker.pid.remote()), signal.SIGKILL)
+
+
+async def in_a_coroutine(worker: ActorHandle) -> None:
+    ray.get(worker.work.remote(60))  # as verl does
+
+
+WAITS: dict[str, Callable[[ActorHandle], object]] = {
+    "a call": lambda worker: ray.get(worker.work.remote(60)),
+    "a call in a coroutine": lambda worker: asyncio.run(in_a_coroutine(worker)),
+    "a lock": lambda _: threading.Event().wait(60),
+    "time": lambda _: time.sleep(60),
+}
+
+
+@pytest.mark.parametrize("waiting_for", WAITS)
+def test_a_lost_process_ends_every_kind_of_waiting(workers: list[ActorHandle], waiting_for: str) -> None:
+    kill(workers[1])
+    begun = time.monotonic()
+    with pytest.raises(ActorDiedError) as error, lookout(lambda: workers[:2], every=0.1):
+        WAITS[waiting_for](workers[2])
+    assert time.monotonic() - begun < 30
+    assert isinstance(error.value.__cause__, KeyboardInterrupt)
+
+
+def test_one_that_waits_for_the_lost_one_does_not_hide_it(workers: list[ActorHandle]) -> None:
+    """All have answered before; then one is busy without end, and another dies."""
+    with pytest.raises(ActorDiedError), lookout(lambda: workers, every=0.1):
+        time.sleep(2)
+        waiting = workers[0].work.remote(60)
+        time.sleep(1)
+        kill(workers[1])
+        ray.get(waiting)
+
+
+def test_an_interrupt_that_was_swallowed_comes_again(
+    workers: list[ActorHandle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recipe.holderpo.fault_tolerance.liveness.INTERRUPT_AGAIN_SECONDS", 0.2)
+    kill(workers[1])
+    with pytest.raises(ActorDiedError), lookout(lambda: workers, every=0.1):
+        with pytest.raises(KeyboardInterrupt):
+            time.sleep(60)
+        time.sleep(60)
+
+
+def test_a_dead_engine_is_a_loss_of_its_server(workers: list[ActorHandle]) -> None:
+    check(workers, seconds=30)
+    workers[1].lose_engine.remote()
+    with pytest.raises(RayTaskError, match="the engine"):
+        check(workers, seconds=30)
+
+
+def test_a_busy_one_is_not_lost(workers: list[ActorHandle]) -> None:
+    busy = workers[0].work.remote(3)
+    with lookout(lambda: workers, every=0.1):
+        time.sleep(2)
+    begun = time.monotonic()
+    check(workers, seconds=0.2)
+    assert time.monotonic() - begun < 1
+    ray.get(busy)
+
+
+def test_after_it_nothing_is_interrupted(workers: list[ActorHandle]) -> None:
+    with lookout(lambda: workers, every=0.01):
+        time.sleep(0.1)
+    kill(workers[1])
+    time.sleep(1)
+    os.kill(os.getpid(), signal.SIGUSR1)  # too late: of no effect
+
+
+def test_an_interrupt_from_elsewhere_stays_one(workers: list[ActorHandle]) -> None:
+    with pytest.raises(KeyboardInterrupt), lookout(lambda: workers):
+        raise KeyboardInterrupt

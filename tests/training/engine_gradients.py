@@ -1,0 +1,127 @@
+"""Run by test_engine.py, one process a rank: gradients and metrics of one mini-batch through verl's real FSDP2 engine.
+
+python engine_gradients.py MODEL_DIR OUT RANK WORLD_SIZE PORT CLIP_LEVEL, with VERL_PLATFORM=cpu. Rank 0 writes, for every
+way of splitting (micro-batch sizes 1, 3 and 8 where they divide a rank's share; dynamic), the full gradient and the metrics.
+"""
+
+import os
+import sys
+from functools import partial
+from typing import cast
+
+import torch
+import torch.distributed as dist
+from tensordict import TensorDict
+from verl.trainer.config import CheckpointConfig
+from verl.utils import tensordict_utils as tu
+from verl.utils.metric import Metric, reduce_metrics
+from verl.workers.config import FSDPActorConfig, FSDPEngineConfig, FSDPOptimizerConfig, HFModelConfig
+from verl.workers.engine import EngineRegistry
+from verl.workers.utils.losses import ppo_loss
+
+from holderpo_core import ClipLevel
+from recipe.holderpo.policy_loss import HolderLossConfig
+from recipe.holderpo.training.worker import P_KEY, finish_metrics, loss_with_step_p
+
+SEQUENCES, PROMPT = 48, 3
+
+
+def nested(rows: list[torch.Tensor]) -> torch.Tensor:
+    return torch.nested.as_nested_tensor(rows, layout=torch.jagged)
+
+
+def mini_batch() -> TensorDict:
+    """Sequences of 1 to 9 response tokens, the last one fully masked, with off-policy old log-probabilities."""
+    rng = torch.Generator().manual_seed(5)
+    prompts = [torch.randint(5, 250, (PROMPT,), generator=rng) for _ in range(SEQUENCES)]
+    lengths = [1 + i % 9 for i in range(SEQUENCES)]
+    responses = [torch.randint(5, 250, (n,), generator=rng) for n in lengths]
+    masks = [torch.ones(n, dtype=torch.int64) for n in lengths]
+    masks[-1].zero_()
+    advantage = torch.randn(SEQUENCES, generator=rng)
+    return TensorDict(
+        {
+            "prompts": nested(prompts),
+            "responses": nested(responses),
+            "input_ids": nested([torch.cat(pair) for pair in zip(prompts, responses, strict=True)]),
+            "position_ids": nested([torch.arange(PROMPT + n) for n in lengths]),
+            "response_mask": nested(masks),
+            "loss_mask": nested(masks),
+            "old_log_probs": nested([-5.5 + 0.3 * torch.randn(n, generator=rng) for n in lengths]),
+            "advantages": nested([a * m for a, m in zip(advantage, masks, strict=True)]),
+        },
+        batch_size=SEQUENCES,
+    )
+
+
+def main() -> None:
+    model_dir, out, port, clip_level = *sys.argv[1:3], *sys.argv[5:7]
+    rank, world = map(int, sys.argv[3:5])
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+    dist.init_process_group("cpu:gloo", rank=rank, world_size=world)
+    fp32 = {"param_dtype": "fp32", "reduce_dtype": "fp32", "buffer_dtype": "fp32"}
+    engine_config = FSDPEngineConfig(
+        strategy="fsdp2", model_dtype="fp32", dtype="float32", mixed_precision=fp32, use_torch_compile=False
+    )
+    engine_config.use_dynamic_bsz = False
+    engine = EngineRegistry.new(
+        model_type="language_model",
+        backend="fsdp2",
+        model_config=HFModelConfig(
+            path=model_dir,
+            use_remove_padding=False,
+            override_config={"attn_implementation": "sdpa"},
+            enable_gradient_checkpointing=False,
+        ),
+        engine_config=engine_config,
+        optimizer_config=FSDPOptimizerConfig(lr=1e-3),
+        checkpoint_config=CheckpointConfig(),
+    )
+    engine.initialize()
+    actor = FSDPActorConfig(
+        strategy="fsdp2",
+        rollout_n=1,
+        ppo_micro_batch_size_per_gpu=1,
+        loss_agg_mode="seq-mean-token-mean",
+        policy_loss=HolderLossConfig(clip_level=cast(ClipLevel, clip_level)),
+    )
+    loss_fn = partial(loss_with_step_p, loss_fn=partial(ppo_loss, config=actor))
+
+    results = {}
+    share = SEQUENCES // world
+    splits: list[dict[str, object]] = [
+        {"use_dynamic_bsz": False, "micro_batch_size_per_gpu": size}
+        for size in sorted({1, 3, 8, share})
+        if share % size == 0
+    ]
+    splits.append({"use_dynamic_bsz": True, "max_token_len_per_gpu": 40})
+    for split in splits:
+        data = tu.chunk_tensordict(mini_batch(), world)[rank]
+        tu.assign_non_tensor(
+            data,
+            temperature=1.0,
+            global_batch_size=SEQUENCES,
+            use_remove_padding=False,
+            use_fused_kernels=False,
+            calculate_entropy=False,
+            **{P_KEY: -1.3},
+            **split,
+        )
+        with engine.train_mode():
+            engine.optimizer_zero_grad()
+            output = engine.forward_backward_batch(data, loss_fn)
+            gradient = torch.cat([p.grad.full_tensor().flatten() for p in engine.module.parameters()])
+        gathered: list[dict[str, Metric]] = [{} for _ in range(world)]
+        dist.all_gather_object(gathered, output["metrics"])
+        if rank == 0:
+            merged = {f"actor/{key}": [Metric.aggregate_dp([m[key] for m in gathered])] for key in gathered[0]}
+            metrics = finish_metrics(reduce_metrics(merged))
+            results[str(split)] = (gradient, {key: float(value) for key, value in metrics.items()})
+    if rank == 0:
+        torch.save(results, out)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""Sampling parameters of one request: greedy rows, and seeds that depend on step, prompt and sample alone."""
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
+
+from recipe.holderpo.training.agent_loop import HolderSingleTurnAgentLoop, request_seed
+
+SAMPLING = {"temperature": 0.7, "top_p": 0.9, "top_k": 5, "logprobs": True}
+
+
+@pytest.fixture
+def params_of(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """`params_of(deterministic, **row)`: the sampling parameters that reach verl's own loop."""
+
+    async def run(self: Any, sampling_params: dict[str, Any], priority: int = 0, **kwargs: Any) -> dict[str, Any]:
+        return sampling_params
+
+    monkeypatch.setattr(SingleTurnAgentLoop, "run", run)
+
+    def params(deterministic: bool, **changes: Any) -> dict[str, Any]:
+        loop = HolderSingleTurnAgentLoop.__new__(HolderSingleTurnAgentLoop)
+        loop.config = SimpleNamespace(deterministic=deterministic, seed=7)
+        row: dict[str, Any] = {
+            "extra_info": {},
+            "global_steps": 3,
+            "session_id": 0,
+            "raw_prompt": [{"role": "user"}],
+        } | changes
+        return asyncio.run(loop.run(SAMPLING, **row))
+
+    return params
+
+
+def test_a_greedy_row_is_greedy_and_leaves_the_shared_parameters_alone(params_of: Any) -> None:
+    assert params_of(False, extra_info={"greedy": True}) == SAMPLING | {"temperature": 0.0, "top_p": 1.0, "top_k": -1}
+    assert SAMPLING["temperature"] == 0.7
+    seed = request_seed(7, 3, str([{"role": "user"}]), 0)
+    likeliest = SAMPLING | {"temperature": 1.0, "top_p": 1.0, "top_k": 1, "seed": seed}
+    assert params_of(True, extra_info={"greedy": True}) == likeliest
+
+
+def test_no_seed_unless_deterministic(params_of: Any) -> None:
+    assert params_of(False) == SAMPLING
+    assert params_of(True) == SAMPLING | {"seed": request_seed(7, 3, str([{"role": "user"}]), 0)}
+
+
+@given(*[st.tuples(st.integers(0, 9), st.integers(0, 9), st.text(max_size=5), st.integers(0, 9))] * 2)
+def test_seeds_differ_exactly_where_run_step_prompt_or_sample_do(a: Any, b: Any) -> None:
+    assert (request_seed(*a) == request_seed(*b)) == (a == b)
+    assert 0 <= request_seed(*a) < 2**63

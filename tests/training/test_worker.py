@@ -1,0 +1,135 @@
+"""p's last stretch (batch -> loss) and the reduction of metrics over micro-batches, ranks and mini-batches."""
+
+import random
+from collections.abc import Mapping
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.distributed as dist
+from hypothesis import given
+from hypothesis import strategies as st
+from tensordict import TensorDict
+from verl.utils.metric import AggregationType, Metric, reduce_metrics
+
+from holderpo_core import REDUCTION
+from recipe.holderpo.training.worker import P_KEY, HolderWorkerMixin, finish_metrics, loss_with_step_p, split_metrics
+
+
+def _verl_metrics(values: dict[str, float]) -> dict[str, Metric]:
+    """As verl's ppo_loss hands a policy loss's metrics on: every one a Metric(MEAN)."""
+    return Metric.from_dict({f"holder/{name}": value for name, value in values.items()}, AggregationType.MEAN)
+
+
+@given(seed=st.integers(0, 10**6), ranks=st.integers(1, 3))
+def test_reduction_is_that_of_the_undivided_batch(seed: int, ranks: int) -> None:
+    """Random sequences, dealt unevenly over ranks and micro-batches, give the metrics of all of them together."""
+    rng = random.Random(seed)
+    kinds = {name: how for name, how in REDUCTION.items() if name not in ("sequences", "tokens")}
+    micro_batches, everything = [], []
+    for _ in range(ranks * 3):
+        sequences = [
+            {"tokens": rng.randint(1, 9), **{name: rng.uniform(-2, 2) for name in kinds}}
+            for _ in range(rng.randint(1, 4))
+        ]
+        everything += sequences
+        micro_batches.append(_verl_metrics(_summary(sequences, kinds)))
+    split = [split_metrics(metrics) for metrics in micro_batches]
+    # verl: micro-batches are appended per rank, then aggregated over ranks, then over mini-batches by `reduce_metrics`.
+    step = {}
+    for key in split[0]:
+        per_rank = [Metric(split[0][key].aggregation) for _ in range(ranks)]
+        for i, metrics in enumerate(split):
+            per_rank[i % ranks].append(metrics[key])
+        step[key.replace("holder/", "actor/holder/")] = [Metric.aggregate_dp(per_rank)]
+    finished = finish_metrics(reduce_metrics(step))
+    expected = _summary(everything, kinds)
+    for name in kinds:
+        assert finished[f"holder/{name}"] == pytest.approx(expected[name], rel=1e-12, abs=1e-12), name
+    assert not any(key.startswith("actor/holder/") for key in finished)
+
+
+def _summary(sequences: list[dict[str, float]], kinds: Mapping[str, str]) -> dict[str, float]:
+    """The metrics of some sequences, computed from their definition."""
+    tokens = sum(s["tokens"] for s in sequences)
+    out: dict[str, float] = {"sequences": float(len(sequences)), "tokens": float(tokens)}
+    for name, how in kinds.items():
+        values = [s[name] for s in sequences]
+        if how == "sequence_mean":
+            out[name] = sum(values) / len(values)
+        elif how == "token_mean":
+            out[name] = sum(s[name] * s["tokens"] for s in sequences) / tokens
+        else:
+            out[name] = {"max": max, "min": min}[how](values)
+    return out
+
+
+def _loss_fn(seen: list[float]) -> partial:
+    config = SimpleNamespace(policy_loss=SimpleNamespace(p=None))
+
+    def verl_loss(config, model_output, data, dp_group=None):
+        seen.append(config.policy_loss.p)
+        zeros = dict.fromkeys(REDUCTION, 0.0)
+        return torch.zeros(()), _verl_metrics(zeros)
+
+    return partial(verl_loss, config=config)
+
+
+def test_each_batch_brings_its_own_p() -> None:
+    seen: list[float] = []
+    loss_fn = _loss_fn(seen)
+    for p in (2.0, 0.0, -2.0):
+        loss_with_step_p(None, TensorDict({P_KEY: p}), loss_fn=loss_fn)
+    assert seen == [2.0, 0.0, -2.0]
+
+
+def test_a_batch_without_p_is_an_error_even_after_one_with_it() -> None:
+    seen: list[float] = []
+    loss_fn = _loss_fn(seen)
+    loss_with_step_p(None, TensorDict({P_KEY: 2.0}), loss_fn=loss_fn)
+    with pytest.raises(KeyError, match="did not arrive"):
+        loss_with_step_p(None, TensorDict({}), loss_fn=loss_fn)
+    assert seen == [2.0]
+
+
+def _rank_that_saves(rank: int, address: str, fails: bool, out: str) -> None:
+    """verl's order of events in a save, of which rank 1's writing fails: mkdir, meet, write, meet; then meet once more."""
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2, timeout=timedelta(seconds=30))
+
+    class Manager:
+        def save_checkpoint(self, local_path: str) -> None:
+            dist.barrier()
+            if fails and rank == 1:
+                raise RuntimeError("PytorchStreamWriter failed\nwriting file")
+            dist.barrier()
+
+    class Worker:
+        config = SimpleNamespace(actor=SimpleNamespace(policy_loss=SimpleNamespace(loss_mode="vanilla", p=None)))
+
+        def init_model(self) -> None:
+            self.actor = SimpleNamespace(engine=SimpleNamespace(checkpoint_manager=Manager()))
+
+        def save_checkpoint(self) -> None:
+            self.actor.engine.checkpoint_manager.save_checkpoint("folder")
+            dist.barrier()
+
+    class Mended(HolderWorkerMixin, Worker):
+        pass
+
+    worker = Mended()
+    worker.init_model()
+    for _ in range(2):  # and the next save finds the ranks in step
+        worker.save_checkpoint()
+    Path(out, str(rank)).write_text(str(worker.save_error()))
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_rank_that_cannot_save_does_not_keep_the_others_waiting(fails: bool, tmp_path: Path) -> None:
+    arguments = (f"file://{tmp_path}/store", fails, str(tmp_path))
+    torch.multiprocessing.start_processes(_rank_that_saves, arguments, nprocs=2, start_method="fork")
+    said = [(tmp_path / str(rank)).read_text() for rank in range(2)]
+    assert said == ["None", "RuntimeError: PytorchStreamWriter failed writing file" if fails else "None"]
