@@ -3,6 +3,7 @@
 from holderpo_core.diagnostics import effective_sample_size, herfindahl, normalized_entropy, weight_entropy
 from holderpo_core.loss import CLIP_LEVELS, REDUCTION, ClipLevel, NotFiniteError, Reduction, holder_policy_loss
 from holderpo_core.mean import holder_weights, log_holder_mean
+from holderpo_core.rules import PRule, ScheduledP
 from holderpo_core.schedule import SHAPES, Schedule, Shape
 
 __all__ = [
@@ -11,8 +12,10 @@ __all__ = [
     "SHAPES",
     "ClipLevel",
     "NotFiniteError",
+    "PRule",
     "Reduction",
     "Schedule",
+    "ScheduledP",
     "Shape",
     "effective_sample_size",
     "herfindahl",

@@ -1,8 +1,9 @@
 """Schedules that anneal p over a run (section 3.4 and Table 5 of arXiv 2605.12058)."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeGuard
 
 Shape = Literal["constant", "linear", "cosine", "power", "cubic"]
 SHAPES: tuple[Shape, ...] = ("constant", "linear", "cosine", "power", "cubic")
@@ -31,7 +32,7 @@ class Schedule:
         steps: length of the schedule in steps, at least 2, after which p stays p_end; None: the whole run.
         power: exponent of the shape "power", above 0; None means 2 there, and is the only value elsewhere.
 
-    Raises ValueError, naming key, value and what is allowed, for anything else.
+    Raises ValueError for anything else, with one line for each wrong value: its key, the value and what is allowed.
     """
 
     shape: Shape
@@ -41,36 +42,33 @@ class Schedule:
     power: float | None = None
 
     def __post_init__(self) -> None:
+        errors = list(self._errors())
+        if errors:
+            raise ValueError("\n".join(errors))
+
+    def _errors(self) -> Iterator[str]:
+        """A line for each wrong value."""
         if self.shape not in SHAPES:
-            raise ValueError(f"holder.schedule is {self.shape!r}; allowed are {', '.join(SHAPES)}")
-        _check_number("holder.p_start", self.p_start)
-        if self.shape == "constant":
-            if math.isnan(self.p_start):
-                raise ValueError("holder.p_start is nan; allowed is any real number, inf and -inf")
-            if self.p_end is not None and self.p_end != self.p_start:
-                raise ValueError(
-                    f"holder.p_end is {self.p_end} while holder.schedule is constant; allowed is null or holder.p_start"
-                )
-        else:
-            if not math.isfinite(self.p_start):
-                raise ValueError(
-                    f"holder.p_start is {self.p_start}; allowed is a finite number unless holder.schedule is constant"
-                )
-            if self.p_end is None:
-                raise ValueError(f"holder.p_end is null; holder.schedule={self.shape} needs a finite number")
-            _check_number("holder.p_end", self.p_end)
-            if not math.isfinite(self.p_end):
-                raise ValueError(f"holder.p_end is {self.p_end}; allowed is a finite number")
+            yield f"holder.schedule is {self.shape!r}; allowed are {', '.join(SHAPES)}"
+        constant = self.shape == "constant"
+        if not _is_number(self.p_start):
+            yield f"holder.p_start is {self.p_start!r}; allowed is a number"
+        elif constant and math.isnan(self.p_start):
+            yield "holder.p_start is nan; allowed is any real number, inf and -inf"
+        elif not constant and not math.isfinite(self.p_start):
+            yield f"holder.p_start is {self.p_start}; allowed is a finite number unless holder.schedule is constant"
+        if constant and self.p_end is not None and self.p_end != self.p_start:
+            yield f"holder.p_end is {self.p_end} while holder.schedule is constant; allowed is null or holder.p_start"
+        elif not constant and self.p_end is None:
+            yield f"holder.p_end is null; holder.schedule={self.shape} needs a finite number"
+        elif not constant and not (_is_number(self.p_end) and math.isfinite(self.p_end)):
+            yield f"holder.p_end is {self.p_end!r}; allowed is a finite number"
         if self.steps is not None and (not _is_int(self.steps) or self.steps < 2):
-            raise ValueError(
-                f"holder.steps is {self.steps!r}; allowed is an integer of at least 2, or null (whole run)"
-            )
-        if self.power is not None:
-            if self.shape != "power":
-                raise ValueError(f"holder.power is {self.power} while holder.schedule is {self.shape}; allowed is null")
-            _check_number("holder.power", self.power)
-            if not 0 < self.power < math.inf:
-                raise ValueError(f"holder.power is {self.power}; allowed is a finite number above 0")
+            yield f"holder.steps is {self.steps!r}; allowed is an integer of at least 2, or null (whole run)"
+        if self.power is not None and self.shape != "power":
+            yield f"holder.power is {self.power} while holder.schedule is {self.shape}; allowed is null"
+        elif self.power is not None and not (_is_number(self.power) and 0 < self.power < math.inf):
+            yield f"holder.power is {self.power!r}; allowed is a finite number above 0"
 
     def p_at(self, step: int, total_steps: int) -> float:
         """p of training step `step`, counted from 0, in a run of `total_steps` steps.
@@ -106,6 +104,5 @@ def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _check_number(key: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError(f"{key} is {value!r}; allowed is a number")
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -14,8 +14,9 @@ from pathlib import Path
 from omegaconf import DictConfig
 from packaging.requirements import Requirement
 
-from recipe.holderpo.config.checks import ConfigError, data_files
-from recipe.holderpo.launch.__main__ import composed
+from recipe.holderpo.config.compose import compose_config
+from recipe.holderpo.config.cross_checks import data_files
+from recipe.holderpo.config.errors import ConfigError
 from recipe.holderpo.launch.cluster import port_error
 from recipe.holderpo.launch.settings import read_node
 
@@ -159,7 +160,7 @@ def examine(config: DictConfig, port: int) -> list[Finding]:
 
 def main(arguments: Sequence[str]) -> int:
     try:
-        config, node = composed(arguments), read_node(os.environ)
+        config, node = compose_config(arguments), read_node(os.environ)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -17,10 +17,11 @@ def _register_policy_loss(core_algos: ModuleType) -> None:
     core_algos.register_policy_loss("holder")(compute_policy_loss_holder)
 
 
-def _register_advantage(core_algos: ModuleType) -> None:
-    from recipe.holderpo.tasks.alfworld.advantage import step_grpo
+def _register_advantages(core_algos: ModuleType) -> None:
+    from recipe.holderpo.tasks.registry import advantage_estimators
 
-    core_algos.register_adv_est("step_grpo")(step_grpo)
+    for name, function in advantage_estimators().items():
+        core_algos.register_adv_est(name)(function)
 
 
 def _register_agent_loop(_: ModuleType) -> None:
@@ -32,7 +33,7 @@ def install() -> None:
     import wrapt
 
     wrapt.when_imported("verl.trainer.ppo.core_algos")(_register_policy_loss)
-    wrapt.when_imported("verl.trainer.ppo.core_algos")(_register_advantage)
+    wrapt.when_imported("verl.trainer.ppo.core_algos")(_register_advantages)
     wrapt.when_imported("verl.experimental.agent_loop")(_register_agent_loop)
     if os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu":
         from recipe.holderpo.training import cpu_platform

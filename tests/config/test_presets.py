@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig
 
-from recipe.holderpo.config.checks import ConfigError
+from recipe.holderpo.config.checks import check_config, check_with_verl
+from recipe.holderpo.config.compose import compose_config
+from recipe.holderpo.config.errors import ConfigError
 from recipe.holderpo.data.templates import TEMPLATES
-from recipe.holderpo.launch.__main__ import composed
-from recipe.holderpo.main import check
 from recipe.holderpo.plan import DEFAULT_UTILIZATION, MODELS, UTILIZATION, Gpu, Workload, estimate
 
 HARDWARE = {"gpu": (1, 4), "gpu_nx8": (4, 8), "gpu_offload": (1, 4)}
@@ -24,7 +24,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def preset(data: str, model: str, hardware: str, *more: str) -> DictConfig:
     nodes, gpus = HARDWARE[hardware]
-    return composed([
+    return compose_config([
         data, "task=math", f"model={model}", f"hardware={hardware}", f"trainer.nnodes={nodes}",
         f"trainer.n_gpus_per_node={gpus}", "run_dir=never-made", *more,
     ])  # fmt: skip
@@ -34,7 +34,8 @@ def preset(data: str, model: str, hardware: str, *more: str) -> DictConfig:
 @pytest.mark.parametrize("model", MODELS)
 def test_a_preset_passes_and_has_the_papers_arithmetic(data: str, model: str, hardware: str) -> None:
     config = preset(data, model, hardware)
-    check(config)
+    check_config(config)
+    check_with_verl(config)
     actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
     assert config.data.train_batch_size * rollout.n == 1024
     assert actor.ppo_mini_batch_size * rollout.n == 128

@@ -94,7 +94,7 @@ def test_steps_overrides_the_run() -> None:
         ({"p_start": None}, "holder.p_start is None; allowed is a number"),
         ({"p_end": None}, "holder.p_end is null; holder.schedule=linear needs a finite number"),
         ({"p_end": -math.inf}, "holder.p_end is -inf; allowed is a finite number"),
-        ({"p_end": True}, "holder.p_end is True; allowed is a number"),
+        ({"p_end": True}, "holder.p_end is True; allowed is a finite number"),
         (
             {"shape": "constant"},
             "holder.p_end is -2.0 while holder.schedule is constant; allowed is null or holder.p_start",
@@ -108,13 +108,20 @@ def test_steps_overrides_the_run() -> None:
         ({"power": 2.0}, "holder.power is 2.0 while holder.schedule is linear; allowed is null"),
         ({"shape": "power", "power": 0.0}, "holder.power is 0.0; allowed is a finite number above 0"),
         ({"shape": "power", "power": math.inf}, "holder.power is inf; allowed is a finite number above 0"),
-        ({"shape": "power", "power": "2"}, "holder.power is '2'; allowed is a number"),
+        ({"shape": "power", "power": "2"}, "holder.power is '2'; allowed is a finite number above 0"),
     ],
 )
 def test_wrong_fields(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message) as error:
         Schedule(**(LINEAR | fields))
     assert "\n" not in str(error.value)
+
+
+def test_all_wrong_fields_are_named_at_once() -> None:
+    with pytest.raises(ValueError, match=r"holder\.") as error:
+        Schedule("linear", math.inf, None, steps=1, power=2.0)
+    keys = [line.split()[0] for line in str(error.value).splitlines()]
+    assert keys == ["holder.p_start", "holder.p_end", "holder.steps", "holder.power"]
 
 
 @pytest.mark.parametrize("step", [-1, 1.0, True, "3", None])

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from recipe.holderpo.embedded.cache import cached_folder
-from recipe.holderpo.tasks.registry import ensure
 
 
 def _writer(text: str):
@@ -60,16 +59,3 @@ def test_another_process_was_faster(tmp_path: Path) -> None:
     folder = cached_folder(tmp_path / "x", {"steps": 1}, build)
     assert (folder / "content").read_text() in ("ours", "theirs")
     assert list(tmp_path.iterdir()) == [folder]
-
-
-def test_prepare_refuses_unknown_names(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"model='tinny' is not one of tiny, smollm2"):
-        ensure("tinny", None, tmp_path)
-    with pytest.raises(ValueError, match=r"data='sums' is not one of arithmetic, addition"):
-        ensure(None, "sums", tmp_path)
-
-
-def test_prepare_data_only(tmp_path: Path) -> None:
-    paths = ensure(None, "arithmetic", tmp_path)
-    assert paths == [tmp_path / "arithmetic/train.parquet", tmp_path / "arithmetic/val.parquet"]
-    assert all(path.is_file() for path in paths)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
-from recipe.holderpo.config.checks import ConfigError
+from recipe.holderpo.config.errors import ConfigError
 from recipe.holderpo.evaluation import table
 from recipe.holderpo.evaluation.__main__ import check, complete, open_run
 from recipe.holderpo.evaluation.compare import read_results

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from recipe.holderpo.embedded.tiny_model import TinyModelConfig, build_model, build_tokenizer, save_model
-from recipe.holderpo.tasks.arithmetic import ensure_arithmetic_data
+from recipe.holderpo.tasks.arithmetic.problems import ensure_data
 
 
 def smallest_run(folder: Path) -> list[str]:
@@ -14,7 +14,7 @@ def smallest_run(folder: Path) -> list[str]:
     )
     (folder / "model").mkdir()
     save_model(model, tokenizer, folder / "model")
-    train, val = ensure_arithmetic_data(folder)
+    train, val = ensure_data(folder)
     return [
         "embedded_model=null",
         "embedded_data=null",

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from recipe.holderpo.fault_tolerance import checkpoint
 from recipe.holderpo.fault_tolerance.checkpoint import (
     MANIFEST,
-    Damaged,
+    CorruptCheckpoint,
     commit,
-    newest_whole,
-    retain,
+    newest_complete,
+    prune,
     step_folders,
     verify,
 )
@@ -61,11 +61,11 @@ def test_any_flipped_bit_truncation_or_missing_file_is_found(
         victim.unlink()
     else:
         victim.write_bytes(content)
-    with pytest.raises(Damaged):
+    with pytest.raises(CorruptCheckpoint):
         verify(folder)
-    found, passed_over = newest_whole(root)
+    found, skipped = newest_complete(root)
     assert found is not None and found.step == 1
-    (line,) = passed_over
+    (line,) = skipped
     assert line.startswith("global_step_2: ")
     assert victim.name in line or victim.name == MANIFEST
 
@@ -95,7 +95,7 @@ def test_a_commit_that_is_cut_off_anywhere_leaves_the_old_one(
                 done = True
             except KeyboardInterrupt:
                 done = False
-        found, _ = newest_whole(tmp_path)
+        found, _ = newest_complete(tmp_path)
         assert found is not None and found.step == (2 if (tmp_path / "global_step_2" / MANIFEST).exists() else 1)
         if done:
             assert found.step == 2 and stop_at > 0
@@ -110,18 +110,18 @@ def test_retention_counts_committed_ones_and_clears_what_was_cut_off(tmp_path: P
     (tmp_path / "global_step_40" / "actor").mkdir(parents=True)
     (tmp_path / "global_step_latest").mkdir()
     (tmp_path / "notes").write_text("mine")
-    retain(tmp_path, newest=100, keep=9)
+    prune(tmp_path, newest=100, keep=9)
     assert [f.name for f in step_folders(tmp_path)] == [f"global_step_{n}" for n in (100, 30, 20, 10, 9)]
-    retain(tmp_path, newest=30, keep=2)  # the run has gone back to 20, and on
+    prune(tmp_path, newest=30, keep=2)  # the run has gone back to 20, and on
     left = sorted(p.name for p in tmp_path.iterdir())
     assert left == ["global_step_20", "global_step_30", "global_step_latest", "notes"]
 
 
 def test_a_folder_of_another_name_is_no_checkpoint(tmp_path: Path) -> None:
     folder = save(tmp_path, 1).rename(tmp_path / "best")
-    with pytest.raises(Damaged, match="best is no folder global_step_N"):
+    with pytest.raises(CorruptCheckpoint, match="best is no folder global_step_N"):
         verify(folder)
-    with pytest.raises(Damaged, match="is no folder global_step_N"):
+    with pytest.raises(CorruptCheckpoint, match="is no folder global_step_N"):
         verify(tmp_path / "global_step_2")
 
 
@@ -135,7 +135,7 @@ def test_a_removal_that_is_cut_off_leaves_no_half_checkpoint(tmp_path: Path, mon
     monkeypatch.setattr(checkpoint.shutil, "rmtree", cut_off)
     with pytest.raises(KeyboardInterrupt):
         checkpoint.remove(folder)
-    assert newest_whole(tmp_path) == (None, ["global_step_1: it was never finished (no manifest)"])
+    assert newest_complete(tmp_path) == (None, ["global_step_1: it was never finished (no manifest)"])
 
 
 def test_another_format_is_named(tmp_path: Path) -> None:
@@ -143,5 +143,5 @@ def test_another_format_is_named(tmp_path: Path) -> None:
     manifest = json.loads((folder / MANIFEST).read_text()) | {"format": 99}
     del manifest["sha256"]
     (folder / MANIFEST).write_text(json.dumps(manifest | {"sha256": checkpoint._own_hash(manifest)}))
-    with pytest.raises(Damaged, match="format 99; this version reads 1"):
+    with pytest.raises(CorruptCheckpoint, match="format 99; this version reads 1"):
         verify(folder)

@@ -1,5 +1,6 @@
 """Collapse and non-finite updates, seen in metrics alone."""
 
+import json
 import math
 
 import pytest
@@ -7,10 +8,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recipe.holderpo.fault_tolerance.collapse import Collapsed, Limits, Watch, is_finite_update, nonfinite_samples
+from recipe.holderpo.config.settings import GuardSettings
+from recipe.holderpo.fault_tolerance.collapse import (
+    Collapsed,
+    CollapseDetector,
+    exceeded,
+    is_finite_update,
+    nonfinite_samples,
+)
 
 HEALTHY = {"actor/entropy": 0.5, "actor/grad_norm": 1.0, "holder/log_ratio_max": 0.1, "holder/log_ratio_min": -0.2}
-LIMITS = Limits(entropy_min=0.1, entropy_max=2.0, grad_norm_max=10.0, log_ratio_max=1.0, steps=3)
+LIMITS = GuardSettings(entropy_min=0.1, entropy_max=2.0, grad_norm_max=10.0, log_ratio_max=1.0, steps=3)
 
 
 @pytest.mark.parametrize(
@@ -25,30 +33,41 @@ LIMITS = Limits(entropy_min=0.1, entropy_max=2.0, grad_norm_max=10.0, log_ratio_
     ],
 )
 def test_what_is_beyond_is_named(key: str, value: float, said: str) -> None:
-    assert LIMITS.exceeded(HEALTHY) == []
-    assert LIMITS.exceeded(HEALTHY | {key: value}) == [said]
-    assert Limits().exceeded({}) == [], "nothing is watched that was not asked for"
+    assert exceeded(LIMITS, HEALTHY) == []
+    assert exceeded(LIMITS, HEALTHY | {key: value}) == [said]
+    assert exceeded(GuardSettings(), {}) == [], "nothing is watched that was not asked for"
 
 
 def test_a_limit_without_its_metric_is_an_error() -> None:
     with pytest.raises(KeyError, match="log_ratio_max"):
-        LIMITS.exceeded({"actor/entropy": 0.5, "actor/grad_norm": 1.0})
+        exceeded(LIMITS, {"actor/entropy": 0.5, "actor/grad_norm": 1.0})
 
 
 @given(st.lists(st.booleans(), max_size=30), st.integers(1, 4))
 def test_a_collapse_is_so_many_steps_in_a_row(bad: list[bool], steps: int) -> None:
-    watch = Watch(Limits(entropy_min=0.1, steps=steps))
+    detector = CollapseDetector(GuardSettings(entropy_min=0.1, steps=steps))
     runs = "".join("x" if b else "." for b in bad)
     expected = runs.find("x" * steps)
     for step, is_bad in enumerate(bad, start=1):
         metrics = HEALTHY | ({"actor/entropy": 0.0} if is_bad else {})
         if expected >= 0 and step == expected + steps:
             with pytest.raises(Collapsed, match=f"since {expected + 1}$") as caught:
-                watch.step(step, metrics)
+                detector.step(step, metrics)
             assert caught.value.args[1] == expected + 1
             return
-        watch.step(step, metrics)
+        detector.step(step, metrics)
     assert expected < 0
+
+
+def test_a_resumed_run_counts_on() -> None:
+    """Two steps beyond before the checkpoint, one after it: three in a row."""
+    limits, low = GuardSettings(entropy_min=0.1, steps=3), HEALTHY | {"actor/entropy": 0.0}
+    before, after = CollapseDetector(limits), CollapseDetector(limits)
+    before.step(4, low)
+    before.step(5, low)
+    after.load_state_dict(json.loads(json.dumps(before.state_dict())))
+    with pytest.raises(Collapsed, match=r"since 4$"):
+        after.step(6, low)
 
 
 def test_updates_that_are_not_finite() -> None:

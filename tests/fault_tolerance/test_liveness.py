@@ -14,7 +14,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import ActorDiedError, RayTaskError
 
-from recipe.holderpo.fault_tolerance.liveness import check, lookout
+from recipe.holderpo.fault_tolerance.liveness import check_alive, liveness_checks
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -60,7 +60,7 @@ WAITS: dict[str, Callable[[ActorHandle], object]] = {
 def test_a_lost_process_ends_every_kind_of_waiting(workers: list[ActorHandle], waiting_for: str) -> None:
     kill(workers[1])
     begun = time.monotonic()
-    with pytest.raises(ActorDiedError) as error, lookout(lambda: workers[:2], every=0.1):
+    with pytest.raises(ActorDiedError) as error, liveness_checks(lambda: workers[:2], every=0.1):
         WAITS[waiting_for](workers[2])
     assert time.monotonic() - begun < 30
     assert isinstance(error.value.__cause__, KeyboardInterrupt)
@@ -68,7 +68,7 @@ def test_a_lost_process_ends_every_kind_of_waiting(workers: list[ActorHandle], w
 
 def test_one_that_waits_for_the_lost_one_does_not_hide_it(workers: list[ActorHandle]) -> None:
     """All have answered before; then one is busy without end, and another dies."""
-    with pytest.raises(ActorDiedError), lookout(lambda: workers, every=0.1):
+    with pytest.raises(ActorDiedError), liveness_checks(lambda: workers, every=0.1):
         time.sleep(2)
         waiting = workers[0].work.remote(60)
         time.sleep(1)
@@ -79,33 +79,33 @@ def test_one_that_waits_for_the_lost_one_does_not_hide_it(workers: list[ActorHan
 def test_an_interrupt_that_was_swallowed_comes_again(
     workers: list[ActorHandle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("recipe.holderpo.fault_tolerance.liveness.INTERRUPT_AGAIN_SECONDS", 0.2)
+    monkeypatch.setattr("recipe.holderpo.fault_tolerance.signals.INTERRUPT_AGAIN_SECONDS", 0.2)
     kill(workers[1])
-    with pytest.raises(ActorDiedError), lookout(lambda: workers, every=0.1):
+    with pytest.raises(ActorDiedError), liveness_checks(lambda: workers, every=0.1):
         with pytest.raises(KeyboardInterrupt):
             time.sleep(60)
         time.sleep(60)
 
 
 def test_a_dead_engine_is_a_loss_of_its_server(workers: list[ActorHandle]) -> None:
-    check(workers, seconds=30)
+    check_alive(workers, seconds=30)
     workers[1].lose_engine.remote()
     with pytest.raises(RayTaskError, match="the engine"):
-        check(workers, seconds=30)
+        check_alive(workers, seconds=30)
 
 
 def test_a_busy_one_is_not_lost(workers: list[ActorHandle]) -> None:
     busy = workers[0].work.remote(3)
-    with lookout(lambda: workers, every=0.1):
+    with liveness_checks(lambda: workers, every=0.1):
         time.sleep(2)
     begun = time.monotonic()
-    check(workers, seconds=0.2)
+    check_alive(workers, seconds=0.2)
     assert time.monotonic() - begun < 1
     ray.get(busy)
 
 
 def test_after_it_nothing_is_interrupted(workers: list[ActorHandle]) -> None:
-    with lookout(lambda: workers, every=0.01):
+    with liveness_checks(lambda: workers, every=0.01):
         time.sleep(0.1)
     kill(workers[1])
     time.sleep(1)
@@ -113,5 +113,5 @@ def test_after_it_nothing_is_interrupted(workers: list[ActorHandle]) -> None:
 
 
 def test_an_interrupt_from_elsewhere_stays_one(workers: list[ActorHandle]) -> None:
-    with pytest.raises(KeyboardInterrupt), lookout(lambda: workers):
+    with pytest.raises(KeyboardInterrupt), liveness_checks(lambda: workers):
         raise KeyboardInterrupt

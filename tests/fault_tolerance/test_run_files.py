@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from recipe.holderpo.config.checks import ConfigError
-from recipe.holderpo.fault_tolerance.run_files import LONGEST_BASE, only_driver, temporary_folder
+from recipe.holderpo.config.errors import ConfigError
+from recipe.holderpo.fault_tolerance.run_files import LONGEST_BASE, one_driver_per_run, temporary_folder
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from recipe.holderpo.fault_tolerance.run_files import only_driver
-with only_driver("r", Path(sys.argv[1])):
+from recipe.holderpo.fault_tolerance.run_files import one_driver_per_run
+with one_driver_per_run("r", Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -26,10 +26,10 @@ def test_a_second_driver_is_refused_until_the_first_is_gone_however_it_ended(tmp
     with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True) as first:
         assert first.stdout is not None and first.stdout.readline() == "held\n"
         refused = pytest.raises(ConfigError, match=rf"run is 'r', which process {first.pid} on .* is training")
-        with refused, only_driver("r", tmp_path):
+        with refused, one_driver_per_run("r", tmp_path):
             pass
         first.kill()
-    with only_driver("r", tmp_path):
+    with one_driver_per_run("r", tmp_path):
         pass
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from verl.utils.checkpoint.checkpoint_manager import BaseCheckpointManager
 
-from recipe.holderpo.config.checks import ConfigError
+from recipe.holderpo.config.errors import ConfigError
 from recipe.holderpo.fault_tolerance.safe_load import check_holds_no_code
 
 

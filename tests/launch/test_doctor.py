@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from recipe.holderpo import doctor
-from recipe.holderpo.launch.__main__ import composed
+from recipe.holderpo.config.compose import compose_config
 
 CPU = ("run_dir=never-made",)
 
@@ -39,7 +39,7 @@ def test_the_gpu_pins_are_those_of_the_gpu_extra() -> None:
 
 
 def test_too_few_gpus() -> None:
-    finding = doctor.check_gpus(composed([*CPU, "hardware=gpu", "trainer.n_gpus_per_node=8"]))
+    finding = doctor.check_gpus(compose_config([*CPU, "hardware=gpu", "trainer.n_gpus_per_node=8"]))
     assert finding.found == "0" and finding.mend is not None and "trainer.n_gpus_per_node is 8" in finding.mend
 
 
@@ -61,7 +61,7 @@ def test_too_little_space(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:
-    config = composed(
+    config = compose_config(
         [*CPU, "model=custom", "task=custom", "actor_rollout_ref.model.path=/no/model", "data.train_files=/no/train.parquet",
          f"data.val_files={__file__}", "trainer.total_training_steps=1"]
     )  # fmt: skip
@@ -72,11 +72,11 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
 
 def test_wandb_needs_a_key_or_offline_mode(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    config = composed([*CPU, "logger=wandb"])
+    config = compose_config([*CPU, "logger=wandb"])
     assert doctor.check_wandb(config, {}).mend is not None
     assert doctor.check_wandb(config, {"WANDB_MODE": "offline"}).mend is None
     assert doctor.check_wandb(config, {"WANDB_API_KEY": "x"}).found == "key found"
-    assert doctor.check_wandb(composed(CPU), {}).found.startswith("not used")
+    assert doctor.check_wandb(compose_config(CPU), {}).found.startswith("not used")
 
 
 def test_an_unregistered_plugin(monkeypatch: pytest.MonkeyPatch) -> None:

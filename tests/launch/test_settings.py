@@ -1,4 +1,4 @@
-"""What the environment says about a launch, and the authors' knobs."""
+"""What the environment says about a launch, and the authors' environment variables."""
 
 import os
 import socket
@@ -10,10 +10,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from recipe.holderpo.config.checks import ConfigError
+from recipe.holderpo.config.errors import ConfigError
 from recipe.holderpo.launch import cluster
 from recipe.holderpo.launch.__main__ import checked, resources
-from recipe.holderpo.launch.settings import Node, knob_overrides, read_node
+from recipe.holderpo.launch.settings import Node, legacy_overrides, read_node
 
 
 def test_one_node_is_the_default() -> None:
@@ -52,44 +52,44 @@ def test_a_wrong_variable_is_named(case: str) -> None:
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_the_authors_knobs_become_overrides() -> None:
-    assert knob_overrides({}) == [] and knob_overrides({"HOLDER_P": ""}) == []
+def test_the_authors_variables_become_overrides() -> None:
+    assert legacy_overrides({}) == [] and legacy_overrides({"HOLDER_P": ""}) == []
     annealed = {
         "HOLDER_P_SCHEDULE": "linear_desc",
         "HOLDER_P_MIN": "-2",
         "HOLDER_P_MAX": "2",
         "HOLDER_P_SCHEDULE_STEPS": "500",
     }
-    assert knob_overrides(annealed) == [
+    assert legacy_overrides(annealed) == [
         "holder.steps=500",
         "holder.schedule=linear",
         "holder.p_start=2",
         "holder.p_end=-2",
     ]
-    rising = knob_overrides(annealed | {"HOLDER_P_SCHEDULE": "square_asc", "HOLDER_P_POWER": "2", "CLIPRANGE": "0.1"})
+    rising = legacy_overrides(annealed | {"HOLDER_P_SCHEDULE": "square_asc", "HOLDER_P_POWER": "2", "CLIPRANGE": "0.1"})
     assert rising == [
         "holder.steps=500", "holder.power=2", "actor_rollout_ref.actor.clip_ratio_low=0.1",
         "actor_rollout_ref.actor.clip_ratio_high=0.1", "holder.schedule=power", "holder.p_start=-2", "holder.p_end=2",
     ]  # fmt: skip
     for ignored in ({"HOLDER_P": "1", "HOLDER_P_SCHEDULE": "linear"}, {"HOLDER_P": "1", "HOLDER_P_MAX": "2"}):
         with pytest.raises(ConfigError, match="HOLDER_P is '1'; allowed"):
-            knob_overrides(ignored)
-    assert knob_overrides({"HOLDER_P": "0.5"}) == [
+            legacy_overrides(ignored)
+    assert legacy_overrides({"HOLDER_P": "0.5"}) == [
         "holder.schedule=constant",
         "holder.p_end=null",
         "holder.p_start=0.5",
     ]
     with pytest.raises(ConfigError, match="HOLDER_P_SCHEDULE is 'zigzag'"):
-        knob_overrides({"HOLDER_P_SCHEDULE": "zigzag"})
+        legacy_overrides({"HOLDER_P_SCHEDULE": "zigzag"})
 
 
 @pytest.mark.parametrize(
-    "knobs", [{"HOLDER_P": "0.5"}, {"HOLDER_P_SCHEDULE": "cube_asc", "HOLDER_P_MIN": "-1", "HOLDER_P_MAX": "1"}]
+    "legacy", [{"HOLDER_P": "0.5"}, {"HOLDER_P_SCHEDULE": "cube_asc", "HOLDER_P_MIN": "-1", "HOLDER_P_MAX": "1"}]
 )
-def test_what_the_knobs_give_passes_the_checks(knobs: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_legacy_give_passes_the_checks(legacy: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VERL_PLATFORM", "cpu")
-    config = checked([*knob_overrides(knobs), "run_dir=never-made"])
-    assert config.holder.p_start == float(knobs.get("HOLDER_P", -1))
+    config = checked([*legacy_overrides(legacy), "run_dir=never-made"])
+    assert config.holder.p_start == float(legacy.get("HOLDER_P", -1))
     assert resources(config) == ["--num-gpus=1", "--num-cpus=16"]
 
 

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recipe.holderpo.embedded import arithmetic, smollm2
 from recipe.holderpo.embedded.dataset import Problem, split_problems, write_parquet_files
+from recipe.holderpo.tasks import addition
+from recipe.holderpo.tasks.arithmetic import problems as arithmetic
 
 
 def test_arithmetic_answers() -> None:
@@ -19,7 +20,7 @@ def test_arithmetic_answers() -> None:
 
 
 def test_addition_answers() -> None:
-    problems = smollm2.addition_problems()
+    problems = addition.all_problems()
     assert len(problems) == 100
     for problem in problems:
         a, plus, b = problem.question.removeprefix("What is ").split("?")[0].split()
@@ -47,7 +48,7 @@ def test_split_refuses_what_it_cannot_do() -> None:
 
 
 def test_arithmetic_files(tmp_path: Path) -> None:
-    train_file, val_file = arithmetic.ensure_arithmetic_data(tmp_path)
+    train_file, val_file = arithmetic.ensure_data(tmp_path)
     assert (train_file, val_file) == (tmp_path / "arithmetic/train.parquet", tmp_path / "arithmetic/val.parquet")
     train, val = pq.read_table(train_file).to_pylist(), pq.read_table(val_file).to_pylist()
     assert (len(train), len(val)) == (4000 - 64, 2 * 64)
@@ -85,7 +86,7 @@ def test_verl_reads_the_rows(tmp_path: Path) -> None:
 
     from recipe.holderpo.embedded.tiny_model import build_tokenizer
 
-    _, val_file = arithmetic.ensure_arithmetic_data(tmp_path)
+    _, val_file = arithmetic.ensure_data(tmp_path)
     config = OmegaConf.create(
         {"max_prompt_length": 13, "cache_dir": str(tmp_path), "filter_overlong_prompts_workers": 1}
     )

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from omegaconf import DictConfig
 
-from recipe.holderpo.config.checks import ConfigError, data_files
+from recipe.holderpo.config.cross_checks import data_files
+from recipe.holderpo.config.errors import ConfigError
 
 ROWS_AT_ONCE = 10_000  # bounds the memory, whatever the file's size
 SAMPLED = 500  # prompts of a file that are tokenized here; verl tokenizes them all

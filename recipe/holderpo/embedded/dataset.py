@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+from recipe.holderpo.embedded.cache import cached_folder
 
 TRAIN_FILE = "train.parquet"
 VAL_FILE = "val.parquet"
@@ -56,6 +56,20 @@ def write_parquet_files(
     _write(folder / VAL_FILE, rows)
 
 
+def ensure_problem_files(
+    folder: Path, data_source: str, train: Sequence[Problem], val: Sequence[Problem], val_samples: int
+) -> tuple[Path, Path]:
+    """`write_parquet_files` into a cached folder, unless it holds these problems; return (train, validation) files."""
+
+    def build(new: Path) -> None:
+        write_parquet_files(new, data_source, train, val, val_samples)
+
+    content = repr([train, val])
+    settings = {"version": 2, "val_samples": val_samples, "sha256": hashlib.sha256(content.encode()).hexdigest()}
+    cached_folder(folder, settings, build)
+    return folder / TRAIN_FILE, folder / VAL_FILE
+
+
 def _row(problem: Problem, data_source: str, split: str, index: int) -> dict[str, Any]:
     return {
         "data_source": data_source,
@@ -67,4 +81,8 @@ def _row(problem: Problem, data_source: str, split: str, index: int) -> dict[str
 
 
 def _write(path: Path, rows: list[dict[str, Any]]) -> None:
+    # Imported here: modules of tasks use this one, and every process of a run imports those.
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     pq.write_table(pa.Table.from_pylist(rows), path)

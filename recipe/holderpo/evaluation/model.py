@@ -7,8 +7,8 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from recipe.holderpo.config.checks import ConfigError
-from recipe.holderpo.fault_tolerance.checkpoint import PREFIX, newest_whole
+from recipe.holderpo.config.errors import ConfigError
+from recipe.holderpo.fault_tolerance.checkpoint import PREFIX, newest_complete
 from recipe.holderpo.fault_tolerance.safe_load import check_holds_no_code
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -42,9 +42,9 @@ def _checkpoint(path: Path) -> Path | None:
         if folder.name.startswith(PREFIX) and (folder / "actor/fsdp_config.json").exists():
             return folder / "actor"
     for root in (path, path / "checkpoints"):
-        newest, passed_over = newest_whole(root)
-        for problem in passed_over:
-            print(f"checkpoint passed over: {problem}", flush=True)
+        newest, skipped = newest_complete(root)
+        for problem in skipped:
+            print(f"checkpoint skipped: {problem}", flush=True)
         if newest is not None:
             return newest.folder / "actor"
     return None

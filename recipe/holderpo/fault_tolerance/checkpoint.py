@@ -1,7 +1,7 @@
-"""Checkpoints that are whole or not there at all.
+"""Checkpoints that are complete or not there at all.
 
 verl writes the files of `global_step_N`; `commit` then writes their sizes and hashes into `manifest.json` by one rename.
-A folder without that file is no checkpoint, whatever else it holds, and one whose files differ from it is a damaged one.
+A folder without that file is no checkpoint, whatever else it holds, and one whose files differ from it is a corrupt one.
 Only the standard library is imported.
 """
 
@@ -10,29 +10,29 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 MANIFEST = "manifest.json"
-FORMAT = 1
+FORMAT = 2
 PREFIX = "global_step_"
 HASH_THREADS = 8  # hashing releases the GIL
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A whole checkpoint. `manifest` has what `commit` was given, and "files"."""
+    """A complete checkpoint. `manifest` has what `commit` was given, and "files"."""
 
     folder: Path
     step: int
     manifest: dict[str, Any]
 
 
-class Damaged(ValueError):
-    """A folder that is no whole checkpoint; the message says what is wrong with it."""
+class CorruptCheckpoint(ValueError):
+    """A folder that is no complete checkpoint; the message says what is wrong with it."""
 
 
 def commit(folder: Path, contents: dict[str, Any]) -> None:
@@ -58,41 +58,63 @@ def commit(folder: Path, contents: dict[str, Any]) -> None:
     _sync(folder.parent)
 
 
+def save_checkpoint(folder: Path, write: Callable[[Path], None], contents: dict[str, Any]) -> None:
+    """Write a checkpoint and commit it; undo it where that fails.
+
+    Args:
+        write: fills the folder, which does not exist before: what an interrupted save left must not mix with the new files.
+
+    Raises:
+        OSError, RuntimeError: what `write` or `commit` raised; nothing is left of the folder then.
+    """
+    try:
+        remove(folder)
+        write(folder)
+        commit(folder, contents)
+    except (OSError, RuntimeError):
+        remove(folder)
+        raise
+
+
 def verify(folder: Path) -> Checkpoint:
     """The checkpoint in the folder, after all its files have been compared with its manifest.
 
     Raises:
-        Damaged: what is wrong.
+        CorruptCheckpoint: what is wrong.
     """
     if folder not in step_folders(folder.parent):
-        raise Damaged(f"{folder} is no folder {PREFIX}N")
+        raise CorruptCheckpoint(f"{folder} is no folder {PREFIX}N")
     manifest = read_manifest(folder)
     entries = manifest["files"]
     with ThreadPoolExecutor(HASH_THREADS) as pool:
         for problem in pool.map(lambda name: _problem(folder / name, entries[name]), entries):
             if problem:
-                raise Damaged(problem)
+                raise CorruptCheckpoint(problem)
     return Checkpoint(folder, step_of(folder), manifest)
 
 
-def newest_whole(root: Path, before: float = math.inf) -> tuple[Checkpoint | None, list[str]]:
-    """The whole checkpoint of the highest step below `before`, and why each newer folder was passed over."""
-    passed_over = list[str]()
+def newest_complete(root: Path, before: float = math.inf) -> tuple[Checkpoint | None, list[str]]:
+    """The complete checkpoint of the highest step below `before`, and why each newer folder was skipped."""
+    skipped = list[str]()
     for folder in step_folders(root):
         if step_of(folder) >= before:
-            passed_over.append(f"{folder.name}: not before step {before:.0f}")
+            skipped.append(f"{folder.name}: not before step {before:.0f}")
             continue
         try:
-            return verify(folder), passed_over
-        except Damaged as error:
-            passed_over.append(f"{folder.name}: {error}")
-    return None, passed_over
+            return verify(folder), skipped
+        except CorruptCheckpoint as error:
+            skipped.append(f"{folder.name}: {error}")
+    return None, skipped
 
 
 def step_folders(root: Path) -> list[Path]:
     """Folders global_step_N, the highest N first, whole or not."""
     found = [path for path in root.glob(f"{PREFIX}*") if path.name.removeprefix(PREFIX).isdecimal() and path.is_dir()]
     return sorted(found, key=step_of, reverse=True)
+
+
+def step_folder(root: Path, step: int) -> Path:
+    return root / f"{PREFIX}{step}"
 
 
 def step_of(folder: Path) -> int:
@@ -111,11 +133,11 @@ def remove(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
-def retain(root: Path, newest: int, keep: int) -> None:
+def prune(root: Path, newest: int, keep: int) -> None:
     """Delete what is not among the `keep` newest checkpoints up to step `newest`, which has just been committed.
 
-    Later steps are of a line that was given up when the run went back; folders without a manifest, of saves that were cut
-    off.
+    Later steps were trained before the run went back to an earlier checkpoint; folders without a manifest are of saves that
+    were interrupted.
     """
     kept = [folder for folder in step_folders(root) if committed(folder) and step_of(folder) <= newest][:keep]
     for folder in step_folders(root):
@@ -123,8 +145,8 @@ def retain(root: Path, newest: int, keep: int) -> None:
             remove(folder)
 
 
-def forget_from(root: Path, step: float) -> None:
-    """Delete the checkpoints of this step and later ones: the run has gone back before them."""
+def delete_from(root: Path, step: float) -> None:
+    """Delete the checkpoints of this step and of later ones: the run goes back before them."""
     for folder in step_folders(root):
         if step_of(folder) >= step:
             remove(folder)
@@ -166,22 +188,22 @@ def _problem(file: Path, entry: dict[str, Any]) -> str | None:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest, compared with its own hash alone. Raises Damaged."""
+    """The manifest, compared with its own hash alone. Raises CorruptCheckpoint."""
     try:
         text = (folder / MANIFEST).read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise Damaged("it was never finished (no manifest)") from None
+        raise CorruptCheckpoint("it was never finished (no manifest)") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise Damaged(f"its manifest cannot be read: {error}") from None
+        raise CorruptCheckpoint(f"its manifest cannot be read: {error}") from None
     try:
         manifest = json.loads(text)
-        whole = manifest.pop("sha256") == _own_hash(manifest)
+        unchanged = manifest.pop("sha256") == _own_hash(manifest)
     except (ValueError, KeyError, TypeError, AttributeError):
-        whole = False
-    if not whole:
-        raise Damaged("its manifest has other content than was saved")
+        unchanged = False
+    if not unchanged:
+        raise CorruptCheckpoint("its manifest has other content than was saved")
     if manifest["format"] != FORMAT:
-        raise Damaged(f"its manifest has format {manifest['format']}; this version reads {FORMAT}")
+        raise CorruptCheckpoint(f"its manifest has format {manifest['format']}; this version reads {FORMAT}")
     return dict(manifest)
 
 

@@ -1,4 +1,4 @@
-"""A run that lost one of its processes goes on from its last checkpoint by itself."""
+"""A run that lost one of its processes resumes from its last checkpoint by itself."""
 
 import math
 import sys
@@ -9,7 +9,7 @@ import ray
 from omegaconf import DictConfig
 from ray.exceptions import RayTaskError
 
-from recipe.holderpo.fault_tolerance.checkpoint import Checkpoint, forget_from
+from recipe.holderpo.fault_tolerance.checkpoint import Checkpoint, delete_from
 from recipe.holderpo.fault_tolerance.collapse import Collapsed
 from recipe.holderpo.fault_tolerance.resume import newest_checkpoint
 
@@ -62,14 +62,14 @@ def with_restarts(
             if before < math.inf:
                 if own is None:
                     raise  # nothing to go back to
-                forget_from(Path(config.trainer.default_local_dir), before)
+                delete_from(Path(config.trainer.default_local_dir), before)
             elif own is None and checkpoint is None:
                 print("there is no checkpoint yet: the run begins again", file=sys.stderr, flush=True)
             checkpoint = own or checkpoint
 
 
 def _reason(error: Exception, config: DictConfig) -> tuple[str | None, float]:
-    """Why the run is to go on from a checkpoint, None if it is not; and the step that the checkpoint must be before."""
+    """Why the run is to resume from a checkpoint, None if it is not; and the step that the checkpoint must be before."""
     if isinstance(error, Collapsed):
         collapsed = unwrapped(error)
         return (f"collapsed: {collapsed}" if config.guard.on_collapse == "rollback" else None), collapsed.args[1]

@@ -1,64 +1,107 @@
-"""Before a run goes on from its checkpoint: is it still the same run, and is anything left of it?"""
+"""Before a run resumes from its checkpoint: is it still the same run, and is anything left of it?"""
 
 import math
 import sys
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from recipe.holderpo.config.checks import ConfigError
+from recipe.holderpo.config.errors import ConfigError
+from recipe.holderpo.config.settings import HolderSettings
 from recipe.holderpo.fault_tolerance.checkpoint import (
     Checkpoint,
-    Damaged,
+    CorruptCheckpoint,
     committed,
-    newest_whole,
+    newest_complete,
     step_folders,
     verify,
 )
 from recipe.holderpo.fault_tolerance.safe_load import check_holds_no_code
 from recipe.holderpo.report.record import METRICS_FILE, last_step
+from recipe.holderpo.tasks.registry import tasks
 
-# What a run is. Other keys (logging, devices, checkpoints, micro-batches) may change from one start to the next.
-MEANING = (
-    "algo_name",
-    "holder",
-    "actor_rollout_ref.model.path",
-    "actor_rollout_ref.rollout.n",
-    "actor_rollout_ref.rollout.temperature",
-    "actor_rollout_ref.actor.policy_loss",
-    "actor_rollout_ref.actor.ppo_mini_batch_size",
-    "actor_rollout_ref.actor.optim",
-    "actor_rollout_ref.actor.use_kl_loss",
-    "actor_rollout_ref.actor.kl_loss_coef",
-    "actor_rollout_ref.actor.clip_ratio_low",
-    "actor_rollout_ref.actor.clip_ratio_high",
-    "actor_rollout_ref.actor.loss_agg_mode",
-    "actor_rollout_ref.model.custom_chat_template",
-    "algorithm",
-    "alfworld.size",
-    "alfworld.samples",
-    "alfworld.prompt",
-    "alfworld.max_steps",
-    "alfworld.history",
-    "alfworld.answer_tokens",
-    "alfworld.success_reward",
-    "alfworld.invalid_penalty",
-    "reward.custom_reward_function",
-    "data.max_prompt_length",
-    "data.max_response_length",
-    "data.train_files",
-    "data.train_batch_size",
-    "seed",
-    "deterministic",
-)
+# Keys that may differ from those that a run began with. Every other key must be as it was. A key stands for all below it, and
+# * for one or more parts of a name; docs/faults.md shows this table.
+FREE_KEYS = {
+    "names and folders of the run": (
+        "run",
+        "run_dir",
+        "cache_dir",
+        "trainer.experiment_name",
+        "trainer.project_name",
+        "trainer.default_local_dir",
+        "trainer.default_hdfs_dir",
+        "trainer.validation_data_dir",
+        "trainer.rollout_data_dir",
+    ),
+    "logging and profiling": ("trainer.logger", "trainer.log_val_generations", "global_profiler", "*.profiler"),
+    "resuming and checkpoints": (
+        "restarts",
+        "resume_changes",
+        "trust_checkpoint",
+        "keep_checkpoints",
+        "stop_grace_s",
+        "trainer.resume_mode",
+        "trainer.resume_from_path",
+        "trainer.save_freq",
+        "trainer.esi_redundant_time",
+        "*.checkpoint.load_contents",
+    ),
+    "limits of a healthy run": ("guard",),
+    "validation": (
+        "trainer.test_freq",
+        "trainer.val_before_train",
+        "trainer.val_only",
+        "data.val_files",
+        "data.val_batch_size",
+        "data.val_max_samples",
+        "actor_rollout_ref.rollout.val_kwargs",
+    ),
+    "devices, processes and memory": (
+        "env",
+        "ray_kwargs",
+        "transfer_queue",
+        "trainer.nnodes",  # nnodes x n_gpus_per_node must be what it was
+        "trainer.n_gpus_per_node",
+        "trainer.total_training_steps",  # where nothing spans the whole run, see `_changed_length`
+        "*_micro_batch_size",
+        "*_micro_batch_size_per_gpu",
+        "*_max_token_len_per_gpu",
+        "*.use_dynamic_bsz",
+        "*.log_prob_use_dynamic_bsz",
+        "*.param_offload",
+        "*.optimizer_offload",
+        "*.enable_gradient_checkpointing",
+        "*.enable_activation_offload",
+        "*.use_torch_compile",
+        "*.nccl_timeout",
+        "actor_rollout_ref.rollout.gpu_memory_utilization",
+        "actor_rollout_ref.rollout.tensor_model_parallel_size",
+        "actor_rollout_ref.rollout.data_parallel_size",
+        "actor_rollout_ref.rollout.enforce_eager",
+        "actor_rollout_ref.rollout.free_cache_engine",
+        "actor_rollout_ref.rollout.enable_sleep_mode",
+        "actor_rollout_ref.rollout.max_num_batched_tokens",
+        "actor_rollout_ref.rollout.max_num_seqs",
+        "actor_rollout_ref.rollout.agent.num_workers",
+        "actor_rollout_ref.rollout.checkpoint_engine",
+        "actor_rollout_ref.rollout.nnodes",
+        "actor_rollout_ref.rollout.n_gpus_per_node",
+        "reward.num_workers",
+        "reward.reward_model.nnodes",  # verl writes the trainer's numbers here
+        "reward.reward_model.n_gpus_per_node",
+    ),
+}
 
 
 def find_checkpoint(config: DictConfig) -> Checkpoint | None:
-    """The checkpoint that the command goes on from; None: it begins at step 0. Says which, and why.
+    """The checkpoint that the command resumes from; None: it begins at step 0. Prints which, and why.
 
     Raises:
-        ConfigError: there is a checkpoint, or there should be one, but none that can be used. A run that was to go on
+        ConfigError: there is a checkpoint, or there should be one, but none that can be used. A run that was to resume
             never begins again by itself.
     """
     trainer, root = config.trainer, Path(config.trainer.default_local_dir)
@@ -77,78 +120,116 @@ def find_checkpoint(config: DictConfig) -> Checkpoint | None:
     if not own and trainer.resume_mode == "resume_path":
         try:
             found = verify(Path(trainer.resume_from_path))
-        except Damaged as error:
+        except CorruptCheckpoint as error:
             raise ConfigError(
-                f"trainer.resume_from_path is {trainer.resume_from_path!r}; allowed is a whole checkpoint: {error}"
+                f"trainer.resume_from_path is {trainer.resume_from_path!r}; allowed is a complete checkpoint: {error}"
             ) from None
-        print(f"going on from step {found.step}: {found.folder}, as trainer.resume_from_path says", flush=True)
+        print(f"resuming from step {found.step}: {found.folder}, as trainer.resume_from_path says", flush=True)
         return found
     found_own = newest_checkpoint(config)
     if found_own is None and (own or 0 < trainer.save_freq <= recorded):
-        state = f"{len(own)} damaged checkpoints and no whole one" if own else "no checkpoint"
+        state = f"{len(own)} corrupt checkpoints and no complete one" if own else "no checkpoint"
         raise ConfigError(
             f"run is {config.run!r}, which has a record of {recorded} steps and {state} in {root}; allowed is a run with a "
-            "whole checkpoint, or another name: run=... (or remove its folder to begin again)"
+            "complete checkpoint, or another name: run=... (or remove its folder to begin again)"
         )
     return found_own
 
 
 def newest_checkpoint(config: DictConfig, before: float = math.inf) -> Checkpoint | None:
-    """The newest whole checkpoint of this run below step `before`, None if there is none. Says which, and why not another."""
-    whole, passed_over = newest_whole(Path(config.trainer.default_local_dir), before)
-    for problem in passed_over:
-        print(f"checkpoint passed over: {problem}", file=sys.stderr, flush=True)
-    if whole is not None:
-        print(f"going on from step {whole.step}: {whole.folder}, the newest whole checkpoint", flush=True)
-    return whole
+    """The newest complete checkpoint of this run below step `before`, None if there is none. Prints which, and why not a
+    newer one."""
+    complete, skipped = newest_complete(Path(config.trainer.default_local_dir), before)
+    for problem in skipped:
+        print(f"checkpoint skipped: {problem}", file=sys.stderr, flush=True)
+    if complete is not None:
+        print(f"resuming from step {complete.step}: {complete.folder}, the newest complete checkpoint", flush=True)
+    return complete
 
 
 def check_resume(config: DictConfig, checkpoint: Checkpoint | None) -> None:
-    """Refuse to go on from a checkpoint that holds code, or from one of another run, or of one that is finished.
+    """Refuse to resume from a checkpoint that holds code, from one of another run, or of one that is finished.
 
     Raises:
-        ConfigError: with one line.
+        ConfigError: with a line for each key that differs and may not.
     """
     if checkpoint is None:
         return
     if not config.trust_checkpoint:
         check_holds_no_code(checkpoint.folder, own=checkpoint.folder.parent == Path(config.trainer.default_local_dir))
     saved, total = OmegaConf.create(checkpoint.manifest["config"]), config.trainer.total_training_steps
-    another = f"allowed is the value that run {config.run} began with, {{}}; or give it another name: run=..."
-    for key in MEANING:
-        for name, value, began in _differences(key, _plain(config, key), _plain(saved, key)):
-            if name not in config.resume_changes:
-                raise ConfigError(f"{name} is {value!r}; {another.format(repr(began))} (or resume_changes=[{name}])")
-    ranks, saved_ranks = (c.trainer.nnodes * c.trainer.n_gpus_per_node for c in (config, saved))
-    if ranks != saved_ranks:
-        raise ConfigError(
-            f"trainer.nnodes x n_gpus_per_node is {ranks}; allowed is {saved_ranks}: the checkpoint of step "
-            f"{checkpoint.step} has a shard for each of so many devices"
-        )
-    began_total = _plain(saved, "trainer.total_training_steps")
-    spans_run = (
-        OmegaConf.select(config, "holder.schedule", default="constant") != "constant" and config.holder.steps is None
-    )
-    if spans_run and total != began_total:
-        raise ConfigError(
-            f"trainer.total_training_steps is {total}; allowed is {began_total}, with which run {config.run} began: "
-            f"the schedule of p spans the whole run (holder.steps={began_total} from the start leaves it free)"
-        )
-    if checkpoint.step >= total and last_step(Path(config.run_dir) / METRICS_FILE) >= total:
-        raise ConfigError(
+    lines = [*_changed_keys(config, saved), *_changed_ranks(config, saved, checkpoint.step)]
+    lines += _changed_length(config, OmegaConf.select(saved, "trainer.total_training_steps"))
+    if not lines and checkpoint.step >= total and last_step(Path(config.run_dir) / METRICS_FILE) >= total:
+        lines.append(
             f"run {config.run} has finished its {total} steps; allowed is another name, run=..., or more "
             "trainer.total_training_steps"
         )
+    if lines:
+        raise ConfigError(*lines)
 
 
-def _plain(config: Any, key: str) -> Any:
-    value = OmegaConf.select(config, key)
-    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+def free_keys() -> list[str]:
+    """All patterns of keys that may change, those of tasks included."""
+    return [key for keys in FREE_KEYS.values() for key in keys] + [
+        k for task in tasks().values() for k in task.free_keys
+    ]
 
 
-def _differences(key: str, value: Any, began: Any) -> list[tuple[str, Any, Any]]:
-    """(key, value now, value then) of every leaf that is not the same."""
+def is_free(key: str, patterns: list[str]) -> bool:
+    """Whether a key, or a group that it is in, is one of the patterns."""
+    return any(fnmatchcase(key, pattern) or fnmatchcase(key, f"{pattern}.*") for pattern in patterns)
+
+
+def _changed_keys(config: DictConfig, saved: Any) -> Iterator[str]:
+    patterns = free_keys()
+    for key, value, began in differences(_plain(config), _plain(saved)):
+        if not is_free(key, patterns) and key not in config.resume_changes:
+            yield (
+                f"{key} is {value!r}; allowed is the value that run {config.run} began with, {began!r}; or give it another "
+                f"name: run=... (or resume_changes=[{key}])"
+            )
+
+
+def _changed_ranks(config: DictConfig, saved: Any, step: int) -> Iterator[str]:
+    ranks, saved_ranks = (c.trainer.nnodes * c.trainer.n_gpus_per_node for c in (config, saved))
+    if ranks != saved_ranks:
+        yield (
+            f"trainer.nnodes x n_gpus_per_node is {ranks}; allowed is {saved_ranks}: the checkpoint of step {step} has "
+            f"{saved_ranks} shards, one per device"
+        )
+
+
+def _changed_length(config: DictConfig, began: int | None) -> Iterator[str]:
+    """A run may be made longer or shorter only where neither p nor the learning rate depends on its length."""
+    total, key = config.trainer.total_training_steps, "trainer.total_training_steps"
+    if total == began or key in config.resume_changes:
+        return
+    holder = config.get("holder")
+    if holder is not None:
+        settings = HolderSettings.model_validate(_plain(holder))
+        if settings.schedule != "constant" and settings.steps is None:
+            yield (
+                f"{key} is {total}; allowed is {began}, with which run {config.run} began: the schedule of p spans the whole "
+                f"run (holder.steps={began} from the start leaves it free)"
+            )
+            return
+    optimizer = config.actor_rollout_ref.actor.optim
+    if optimizer.get("lr_scheduler_type", "constant") != "constant":
+        yield (
+            f"{key} is {total}; allowed is {began}, with which run {config.run} began: the learning rate falls over the "
+            f"whole run (or resume_changes=[{key}])"
+        )
+
+
+def _plain(config: Any) -> Any:
+    return OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
+
+
+def differences(value: Any, began: Any, key: str = "") -> list[tuple[str, Any, Any]]:
+    """(key, value now, value then) of every leaf that is not the same; a missing one is None."""
     if isinstance(value, dict) and isinstance(began, dict):
         names = dict.fromkeys([*value, *began])
-        return [d for name in names for d in _differences(f"{key}.{name}", value.get(name), began.get(name))]
+        below = ((f"{key}.{name}" if key else str(name), name) for name in names)
+        return [d for path, name in below for d in differences(value.get(name), began.get(name), path)]
     return [] if value == began else [(key, value, began)]

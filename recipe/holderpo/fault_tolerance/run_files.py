@@ -1,5 +1,5 @@
-"""What a run keeps outside its own folder while it lives: one lock, one folder for Ray's session, sockets and whatever
-libraries put into TMPDIR, and shared memory. What a driver that was killed has left goes when the run is started again.
+"""What a run keeps beside its results while it trains: one lock, one folder for Ray's session, sockets and whatever libraries
+put into TMPDIR, and shared memory. What a killed driver has left is deleted when the run is started again.
 """
 
 import fcntl
@@ -15,14 +15,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from recipe.holderpo.config.checks import ConfigError
+from recipe.holderpo.config.errors import ConfigError
 
 # A socket's path may have 107 characters, of which Ray and the folder's name take 92.
 LONGEST_BASE = 15
 
 
 @contextmanager
-def only_driver(run: str, run_dir: Path) -> Iterator[None]:
+def one_driver_per_run(run: str, run_dir: Path) -> Iterator[None]:
     """Hold the run's lock, which goes with the process that holds it, however that ends.
 
     Raises:

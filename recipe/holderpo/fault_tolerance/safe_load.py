@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from recipe.holderpo.config.checks import ConfigError
+from recipe.holderpo.config.errors import ConfigError
 
 # The transfer queue's state of the asynchronous trainers, which is pickled objects through and through.
 QUEUE_FOLDER = "transfer_queue"

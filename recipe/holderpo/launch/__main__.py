@@ -6,7 +6,7 @@ driver, and takes the cluster down; the others join, and end when it does. docs/
 """
 
 import os
-import signal
+import shlex
 import subprocess
 import sys
 import time
@@ -14,21 +14,22 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
-from recipe.holderpo.config.checks import ConfigError, check_config
-from recipe.holderpo.fault_tolerance import preemption as stop
+from recipe.holderpo.config.checks import check_config
+from recipe.holderpo.config.compose import compose_config, set_environment
+from recipe.holderpo.config.errors import ConfigError, print_error
 from recipe.holderpo.fault_tolerance.run_files import temporary_folder
+from recipe.holderpo.fault_tolerance.signals import (
+    ExitStatus,
+    exit_on_sigterm,
+    interrupt_on_sigint,
+    report_sigterm,
+    wait_forwarding,
+)
 from recipe.holderpo.launch import cluster
-from recipe.holderpo.launch.settings import Node, knob_overrides, read_node
-from recipe.holderpo.main import GUARD_STATUS, resolve, set_environment
-
-CONF = Path(__file__).parents[3] / "conf"
-# Exit statuses after which nobody will ask for Ray's logs: finished, refused, collapsed, told to stop, interrupted.
-ON_PURPOSE = (0, 2, GUARD_STATUS, stop.STATUS, 130)
+from recipe.holderpo.launch.settings import Node, legacy_overrides, read_node
+from recipe.holderpo.main import COMMAND_VARIABLE
 
 
 class RunFailed(Exception):
@@ -36,39 +37,34 @@ class RunFailed(Exception):
 
 
 def main(arguments: Sequence[str]) -> int:
-    # What Slurm and Kubernetes send. Before there is a driver nothing is to be saved: what was started here is ended.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(stop.STATUS))
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    exit_on_sigterm()  # before there is a driver nothing is to be saved: what was started here is ended
+    interrupt_on_sigint()
+    os.environ.setdefault(COMMAND_VARIABLE, shlex.join(["python", "-m", "recipe.holderpo.launch", *arguments]))
     try:
         node = read_node(os.environ)
-        knobs = knob_overrides(os.environ)
-        if knobs:
-            print(f"from the environment: {' '.join(knobs)}", flush=True)
-        overrides = [*knobs, *arguments]
+        legacy = legacy_overrides(os.environ)
+        if legacy:
+            print(f"from the environment: {' '.join(legacy)}", flush=True)
+        overrides = [*legacy, *arguments]
         if node.nodes == 1:
             return drive(overrides, dict(os.environ))
         overrides.append(f"trainer.nnodes={node.nodes}")
         return head(node, overrides) if node.rank == 0 else join(node, overrides)
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        print_error(error)
+        return ExitStatus.REFUSED
     except RunFailed as failed:
         return int(failed.args[0])
     except KeyboardInterrupt:
-        return 130
+        return ExitStatus.INTERRUPTED
 
 
 def drive(overrides: Sequence[str], environment: dict[str, str]) -> int:
-    """Run the driver and return its exit status. An interrupt is the driver's: it stops in its own way."""
+    """Run the driver and return its exit status. Signals are passed on to it: it stops in its own way."""
     command = [sys.executable, "-m", "recipe.holderpo.main", *overrides]
     # In a session of its own, so that Ctrl-C at a terminal reaches it once, from here.
     with subprocess.Popen(command, env=environment, start_new_session=True) as driver:
-        signal.signal(signal.SIGTERM, lambda *_: driver.send_signal(signal.SIGTERM))  # it saves first
-        while True:
-            try:
-                return driver.wait()
-            except KeyboardInterrupt:
-                driver.send_signal(signal.SIGINT)
+        return wait_forwarding(driver)
 
 
 def head(node: Node, overrides: Sequence[str]) -> int:
@@ -91,8 +87,8 @@ def head(node: Node, overrides: Sequence[str]) -> int:
         if config.trainer.device == "cpu":
             attach.append("ray_kwargs.ray_init.num_gpus=null")
         status = drive([*overrides, *attach], environment)
-        if status not in ON_PURPOSE:
-            raise RunFailed(status)  # Ray's logs stay
+        if status not in [*ExitStatus]:
+            raise RunFailed(status)  # keeps Ray's logs
         return status
 
 
@@ -108,7 +104,7 @@ def join(node: Node, overrides: Sequence[str]) -> int:
         cluster.ensure_token(environment, make=False)
         cluster.wait_for_head(node)
         # Slurm tells all nodes at once: this one's part of the model is still to be saved, and ends with the head's cluster.
-        signal.signal(signal.SIGTERM, lambda *_: print("SIGTERM: waiting for the head", flush=True))
+        report_sigterm("SIGTERM: waiting for the head")
         ray_start = held.enter_context(cluster.ray_node(node, resources(config), environment, folder))
         print(f"joining {node.head}:{node.port} ...", flush=True)
         output, _ = ray_start.communicate()  # until the head takes the cluster down
@@ -117,18 +113,9 @@ def join(node: Node, overrides: Sequence[str]) -> int:
     return 0
 
 
-def composed(overrides: Sequence[str]) -> DictConfig:
-    """The run's config. Raises ConfigError, with one line, for an override that Hydra refuses."""
-    try:
-        with initialize_config_dir(str(CONF), version_base=None):
-            return resolve(compose("holderpo", overrides=list(overrides)))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(" ".join(str(error).split())) from None
-
-
 def checked(overrides: Sequence[str]) -> DictConfig:
     """The composed config, checked as the driver will check it: a wrong value must not cost a cluster's start."""
-    config = composed(overrides)
+    config = compose_config(overrides)
     set_environment(config)
     check_config(config)
     return config

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from recipe.holderpo.config.checks import ConfigError
+from recipe.holderpo.config.errors import ConfigError
 from recipe.holderpo.launch.settings import Node
 
 POLL_SECONDS = 0.5

@@ -1,14 +1,14 @@
-"""What the environment says about the launch: which node this is, and the authors' own knobs. Pure functions."""
+"""What the environment says about the launch: which node this is, and the authors' environment variables. Pure functions."""
 
 import socket
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from recipe.holderpo.config.checks import ConfigError
+from recipe.holderpo.config.errors import ConfigError
 
 # The authors' environment variables (arXiv 2605.12058, their code) and the overrides that they stand for.
-KNOBS = {
+LEGACY_VARIABLES = {
     "HOLDER_P_SCHEDULE_STEPS": "holder.steps",
     "HOLDER_P_POWER": "holder.power",
 }
@@ -95,12 +95,13 @@ def read_node(environment: Mapping[str, str], first_host: Callable[[str], str] =
     )
 
 
-def knob_overrides(environment: Mapping[str, str]) -> list[str]:
-    """The authors' knobs as overrides of ours. Their p runs from HOLDER_P_MAX down to HOLDER_P_MIN, or up (`_asc`).
+def legacy_overrides(environment: Mapping[str, str]) -> list[str]:
+    """The authors' environment variables as overrides of ours. Their p runs from HOLDER_P_MAX down to HOLDER_P_MIN, or up
+    (`_asc`).
 
     Raises ConfigError for a schedule that they do not have either."""
     given = {name: value for name, value in environment.items() if value != ""}
-    overrides = [f"{key}={given[name]}" for name, key in KNOBS.items() if name in given]
+    overrides = [f"{key}={given[name]}" for name, key in LEGACY_VARIABLES.items() if name in given]
     if "CLIPRANGE" in given:
         overrides += [f"actor_rollout_ref.actor.clip_ratio_{side}={given['CLIPRANGE']}" for side in ("low", "high")]
     anneals = [key for key in ("HOLDER_P_MIN", "HOLDER_P_MAX") if key in given]

@@ -10,6 +10,7 @@ import numbers
 import os
 import re
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ class RunRecord:
     def __init__(self, run_dir: str | Path):
         self.resumed_at: int | None = None
         self.last_step: int | None = None
+        self._held: dict[str, Any] = {}
         self.path = Path(run_dir) / METRICS_FILE
         self.path.parent.mkdir(parents=True, exist_ok=True)
 
@@ -50,6 +52,27 @@ class RunRecord:
         os.replace(part, self.path)
         self.resumed_at = step
         self.last_step = int(kept[-1]["step"]) if kept else None
+
+    @property
+    def lacks_line(self) -> bool:
+        """Whether the step that the run resumed at (0: before the first) has no line yet, as when the run ended between its
+        checkpoint and the end of its validation."""
+        return self.resumed_at is not None and (self.last_step is None or self.last_step < self.resumed_at)
+
+    def hold(self, metrics: dict[str, Any]) -> None:
+        """Keep the metrics of the step that a checkpoint is saved of, whose line is not written yet, for `state_dict`."""
+        self._held = plain_metrics(metrics)
+
+    def write_held_line(self, validation: Mapping[str, Any] | None = None) -> None:
+        """Append the line of the step that the run resumed at: the metrics restored with it, and those of its validation."""
+        assert self.resumed_at is not None
+        self.step(self.resumed_at, from_plain(self._held) | dict(validation or {}))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"held": self._held}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._held = state["held"]
 
     def step(self, step: int, metrics: dict[str, Any]) -> None:
         """Append one line: "step", "time" (unix seconds) and the metrics, on disk when this returns.

@@ -1,73 +1,89 @@
-"""Make a model and data for the CPU run: ``python -m recipe.holderpo.tasks.registry --model tiny --cache-dir DIR``.
+"""The tasks of this package: what each brings beside its Hydra file, found without being named anywhere.
 
-Prints the paths. What is in the cache already is used as it is.
+A module or a folder in recipe/holderpo/tasks that defines `TASK` is a task. It is imported in every process of a run, so it
+imports nothing heavy: what a `Task` holds is given by name, "package.module:attribute", and imported when it is needed.
 """
 
-from __future__ import annotations
-
-import argparse
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+from typing import Any
 
-MODELS = ("tiny", "smollm2", "alfworld_warm")
-DATA = {  # name -> the model it is meant for
-    "arithmetic": "tiny",
-    "addition": "smollm2",
-    "alfworld_tiny": "alfworld_warm",
-    "alfworld_small": None,
-    "alfworld_full": None,
-}
+from omegaconf import DictConfig
+
+import recipe.holderpo.tasks
+
+FOLDER = Path(__file__).parent
 
 
-def ensure(model: str | None, data: str | None, cache_dir: Path) -> list[Path]:
-    """Make the named model and data in ``cache_dir`` unless they are there; return their paths, model first.
+@dataclass(frozen=True)
+class Task:
+    """What a task brings beside its Hydra file; all values are names, "package.module:attribute".
 
-    None asks for nothing. The model is ``cache_dir/<model>``, the data are ``cache_dir/<data>/{train,val}.parquet``.
+    Args:
+        data: values of `embedded_data` -> function(cache_dir) -> parquet files, made unless they are there.
+        models: values of `embedded_model` -> function(cache_dir) -> folder of the model, made unless it is there.
+        settings: the `Settings` class of the config group that is named as the task.
+        check: function(config) -> lines, one for each value of the task's that does not fit another one.
+        free_keys: keys of that group that may change when a run is resumed, patterns as in `fault_tolerance.resume`.
+        advantages: names of advantage estimators -> functions in the form of verl's.
+    """
+
+    data: Mapping[str, str] = field(default_factory=dict)
+    models: Mapping[str, str] = field(default_factory=dict)
+    settings: str | None = None
+    check: str | None = None
+    free_keys: tuple[str, ...] = ()
+    advantages: Mapping[str, str] = field(default_factory=dict)
+
+
+@cache
+def tasks() -> dict[str, Task]:
+    """The tasks by name, which is that of their module or folder."""
+    names = [module.name for module in pkgutil.iter_modules(recipe.holderpo.tasks.__path__)]
+    modules = {name: importlib.import_module(f"recipe.holderpo.tasks.{name}") for name in names}
+    return {name: module.TASK for name, module in modules.items() if hasattr(module, "TASK")}
+
+
+def load(name: str) -> Any:
+    """What a "package.module:attribute" names."""
+    return pkgutil.resolve_name(name)
+
+
+def embedded_models() -> dict[str, str]:
+    """Values of `embedded_model` -> function that makes the model."""
+    return {value: name for task in tasks().values() for value, name in task.models.items()}
+
+
+def embedded_data() -> dict[str, str]:
+    """Values of `embedded_data` -> function that makes the data."""
+    return {value: name for task in tasks().values() for value, name in task.data.items()}
+
+
+def make_embedded(model: str | None, data: str | None, cache_dir: Path) -> None:
+    """Make the named model and data in `cache_dir` unless they are there; None asks for nothing.
 
     Raises:
-        ValueError: an unknown name.
+        KeyError: an unknown name.
     """
-    if model not in (None, *MODELS):
-        raise ValueError(f"model={model!r} is not one of {', '.join(MODELS)}")
-    if data not in (None, *DATA):
-        raise ValueError(f"data={data!r} is not one of {', '.join(DATA)}")
-    paths: list[Path] = []
-    # Imported here because each needs torch and transformers, which take seconds to load.
-    if model == "tiny":
-        from recipe.holderpo.embedded.pretrain import ensure_tiny_model
-
-        paths.append(ensure_tiny_model(cache_dir))
-    if model == "smollm2":
-        from recipe.holderpo.tasks.addition import ensure_smollm2
-
-        paths.append(ensure_smollm2(cache_dir))
-    if data == "arithmetic":
-        from recipe.holderpo.tasks.arithmetic import ensure_arithmetic_data
-
-        paths += ensure_arithmetic_data(cache_dir)
-    if data == "addition":
-        from recipe.holderpo.tasks.addition import ensure_addition_data
-
-        paths += ensure_addition_data(cache_dir)
-    if data is not None and data.startswith("alfworld_"):
-        from recipe.holderpo.tasks.alfworld.dataset import ensure_alfworld_data
-
-        paths += ensure_alfworld_data(cache_dir, data.removeprefix("alfworld_"))
-    if model == "alfworld_warm":
-        from recipe.holderpo.tasks.alfworld.warm_start import ensure_warm_start
-
-        paths.insert(0, ensure_warm_start(cache_dir))
-    return paths
+    for value, makers in ((data, embedded_data()), (model, embedded_models())):
+        if value is not None:
+            load(makers[value])(cache_dir)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=MODELS, required=True)
-    parser.add_argument("--cache-dir", type=Path, required=True)
-    args = parser.parse_args()
-    data = next(name for name, model in DATA.items() if model == args.model)
-    for path in ensure(args.model, data, args.cache_dir):
-        print(path)
+def tasks_of(config: DictConfig) -> dict[str, Task]:
+    """The tasks that a config has a group of keys for."""
+    return {name: task for name, task in tasks().items() if config.get(name) is not None}
 
 
-if __name__ == "__main__":
-    main()
+def advantage_estimators() -> dict[str, Callable[..., Any]]:
+    """Advantage estimators of all tasks, by the name that `algorithm.adv_estimator` gives them."""
+    return {name: load(function) for task in tasks().values() for name, function in task.advantages.items()}
+
+
+def config_folders() -> list[str]:
+    """Folders of Hydra files that tasks bring, as entries of Hydra's search path."""
+    return [f"file://{folder}" for folder in sorted(FOLDER.glob("*/conf"))]

@@ -1,17 +1,18 @@
 """verl's task runner (the Ray actor that holds the trainer), with HölderPO's trainer in the place of verl's."""
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 
 import ray
 from omegaconf import DictConfig, OmegaConf
-from verl.trainer.main_ppo import TaskRunnerV1
+from verl.trainer.constants_ppo import get_ppo_ray_runtime_env
 from verl.utils.logging_utils import configure_verl_logging
 from verl.workers.rollout.replica import get_rollout_replica_class
 
-_TaskRunner: type = TaskRunnerV1.__ray_metadata__.modified_class  # what verl decorated with @ray.remote
+from recipe.holderpo.training.verl_internals import TaskRunner
 
 
-class _HolderTaskRunner(_TaskRunner):
+class _HolderTaskRunner(TaskRunner):
     def run(self, config: DictConfig) -> None:
         """As `TaskRunnerV1.run`, which looks its trainer up by `trainer_mode`; that name must stay verl's own, since verl
         compares it in several places."""
@@ -45,3 +46,25 @@ class _HolderTaskRunner(_TaskRunner):
 
 
 HolderTaskRunner = ray.remote(_HolderTaskRunner)
+
+
+def start_ray(config: DictConfig) -> None:
+    """Start Ray, or attach to a cluster, as verl's `run_ppo` would, which then finds it started.
+
+    Done before `run_ppo` because `ray.init` replaces the handler of SIGTERM, and ours must be set again before training.
+    """
+    rollout, reward_model = config.actor_rollout_ref.rollout, config.reward.reward_model
+    if rollout.full_determinism or (reward_model.enable and reward_model.rollout.full_determinism):
+        os.environ |= {
+            "VERL_FULL_DETERMINISM": "1",
+            "VLLM_BATCH_INVARIANT": "1",
+            "PYTHONHASHSEED": str(rollout.seed),
+        }
+    settings = config.ray_kwargs.get("ray_init", {})
+    default_env = get_ppo_ray_runtime_env(config)
+    if config.transfer_queue.enable:
+        default_env.setdefault("env_vars", {})["TRANSFER_QUEUE_ENABLE"] = "1"
+    runtime_env = OmegaConf.merge(default_env, settings.get("runtime_env", {}))
+    arguments = OmegaConf.to_container(OmegaConf.create({**settings, "runtime_env": runtime_env}))
+    print(f"ray.init: {arguments}")
+    ray.init(**arguments)

@@ -19,6 +19,7 @@ from verl.workers.engine_workers import ActorRolloutRefWorker
 
 from holderpo_core import REDUCTION
 from recipe.holderpo.policy_loss import METRIC_PREFIX
+from recipe.holderpo.training.verl_internals import actor_config, wrap_save
 
 P_KEY = "holder_p"
 
@@ -35,8 +36,7 @@ def loss_with_step_p(
     """
     if P_KEY not in data:
         raise KeyError(f"{P_KEY!r} did not arrive with the batch: the Hölder schedule's step is unknown in this worker")
-    actor_config = loss_fn.keywords["config"]  # type: ignore[attr-defined]
-    actor_config.policy_loss.p = tu.get_non_tensor_data(data, P_KEY, default=None)
+    actor_config(loss_fn).policy_loss.p = tu.get_non_tensor_data(data, P_KEY, default=None)
     loss, metrics = loss_fn(model_output=model_output, data=data, dp_group=dp_group)
     return loss, split_metrics(metrics)
 
@@ -83,11 +83,10 @@ class HolderWorkerMixin:
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def init_model(self) -> None:
         super().init_model()  # type: ignore[misc]
-        if self.actor is not None:
-            manager = self.actor.engine.checkpoint_manager
-            manager.save_checkpoint = partial(self._save, manager.save_checkpoint)
-        loss = self.config.actor.policy_loss
-        if self.actor is not None and loss.loss_mode == "holder" and loss.p is None:
+        if self.actor is None:
+            return
+        wrap_save(self, lambda save: partial(self._save, save))
+        if self.config.actor.policy_loss.loss_mode == "holder":
             self.loss_fn = partial(loss_with_step_p, loss_fn=self.loss_fn)
             self.actor.set_loss_fn(self.loss_fn)
 

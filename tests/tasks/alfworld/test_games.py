@@ -13,7 +13,7 @@ from recipe.holderpo.tasks.alfworld import rooms
 from recipe.holderpo.tasks.alfworld.dataset import ensure_alfworld_data, official_folder, rows
 from recipe.holderpo.tasks.alfworld.environment import plain_environment
 from recipe.holderpo.tasks.alfworld.games import draw_splits, game_files, main, task_type_of
-from recipe.holderpo.tasks.alfworld.tasks import SPLITS, TASKS
+from recipe.holderpo.tasks.alfworld.task_types import SPLITS, TASKS
 
 
 def test_every_walkthrough_wins_in_the_plain_environment_and_only_at_its_end(games: Path) -> None:

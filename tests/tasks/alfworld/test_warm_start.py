@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from recipe.holderpo.embedded.pretrain import IGNORED
 from recipe.holderpo.embedded.tiny_model import TinyModelConfig
 from recipe.holderpo.tasks.alfworld.environment import FastEnvironment
 from recipe.holderpo.tasks.alfworld.prompt import next_message, read_answer, step_prompt, task_of
@@ -23,6 +22,7 @@ from recipe.holderpo.tasks.alfworld.warm_start import (
     train_tokenizer,
     warm_start,
 )
+from recipe.holderpo.tasks.arithmetic.pretrain import IGNORED
 
 
 def test_thoughts_name_what_comes_next() -> None:

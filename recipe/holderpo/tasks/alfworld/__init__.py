@@ -1,1 +1,15 @@
 """ALFWorld: multi-turn agents in the real text environment, trained in verl's agent loop."""
+
+from recipe.holderpo.tasks.registry import Task
+
+_HERE = "recipe.holderpo.tasks.alfworld"
+
+TASK = Task(
+    data={f"alfworld_{size}": f"{_HERE}.dataset:ensure_{size}_data" for size in ("tiny", "small", "full")},
+    models={"alfworld_warm": f"{_HERE}.warm_start:ensure_warm_start"},
+    settings=f"{_HERE}.settings:AlfworldSettings",
+    check=f"{_HERE}.settings:check",
+    # How episodes are played in parallel and where they are written does not change what they are.
+    free_keys=("alfworld.workers", "alfworld.episodes_per_worker", "alfworld.step_timeout", "alfworld.transcripts"),
+    advantages={"step_grpo": f"{_HERE}.advantage:step_grpo"},
+)

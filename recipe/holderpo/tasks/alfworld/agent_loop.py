@@ -30,7 +30,7 @@ from recipe.holderpo.tasks.alfworld.prompt import (
     step_prompt,
     task_of,
 )
-from recipe.holderpo.tasks.alfworld.tasks import TASKS
+from recipe.holderpo.tasks.alfworld.task_types import TASKS
 from recipe.holderpo.tasks.alfworld.workers import EnvironmentPool, Episode, EpisodeLost
 from recipe.holderpo.training.agent_loop import request_seed
 

@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 
 from recipe.holderpo.embedded.cache import cached_folder
 from recipe.holderpo.tasks.alfworld.games import DEFAULT_COUNTS, FOLDER, game_files, generate, task_type_of
-from recipe.holderpo.tasks.alfworld.tasks import SPLITS, TASKS
+from recipe.holderpo.tasks.alfworld.task_types import SPLITS, TASKS
 
 DATA_SOURCE = "alfworld_{split}"
 SEED = 1
@@ -95,3 +96,8 @@ def ensure_alfworld_data(cache_dir: Path, size: str) -> list[Path]:
     settings = {"version": 1, "games": str(games), "files": hashlib.sha256(files.encode()).hexdigest()}
     folder = cached_folder(cache_dir / f"alfworld_{size}", settings, build)
     return [folder / f"{split}.parquet" for split in SPLITS]
+
+
+ensure_tiny_data = partial(ensure_alfworld_data, size="tiny")
+ensure_small_data = partial(ensure_alfworld_data, size="small")
+ensure_full_data = partial(ensure_alfworld_data, size="full")

@@ -21,7 +21,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from recipe.holderpo.tasks.alfworld.tasks import SPLITS, TASKS
+from recipe.holderpo.tasks.alfworld.task_types import SPLITS, TASKS
 
 FOLDER = "json_2.1.1"  # what the official download is called
 GAME_FILE, TRAJECTORY_FILE = "game.tw-pddl", "traj_data.json"

@@ -14,7 +14,7 @@ from typing import Any
 
 from recipe.holderpo.evaluation.metrics import Estimate, mean_over_problems
 from recipe.holderpo.evaluation.table import as_text
-from recipe.holderpo.tasks.alfworld.tasks import SPLITS, TASKS
+from recipe.holderpo.tasks.alfworld.task_types import SPLITS, TASKS
 
 TRANSCRIPTS = "transcripts"
 Transcript = dict[str, Any]

@@ -23,7 +23,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import Qwen2ForCausalLM, Qwen2Tokenizer
 
 from recipe.holderpo.embedded.cache import cached_folder
-from recipe.holderpo.embedded.pretrain import IGNORED, learning_rate, supervised_update
+from recipe.holderpo.embedded.supervised import IGNORED, learning_rate, supervised_update
 from recipe.holderpo.embedded.tiny_model import START_TOKEN, TinyModelConfig, build_model, build_tokenizer, save_model
 from recipe.holderpo.tasks.alfworld.dataset import ensure_games, game_settings
 from recipe.holderpo.tasks.alfworld.environment import FastEnvironment

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from recipe.holderpo.embedded import pretrain as pretrain_module
 from recipe.holderpo.embedded.dataset import Problem
-from recipe.holderpo.embedded.pretrain import (
+from recipe.holderpo.embedded.tiny_model import TinyModelConfig, build_tokenizer
+from recipe.holderpo.tasks.arithmetic import pretrain as pretrain_module
+from recipe.holderpo.tasks.arithmetic.pretrain import (
     BARE_STYLE,
     BOXED_STYLE,
     EXAMPLE_LENGTH,
@@ -22,8 +23,7 @@ from recipe.holderpo.embedded.pretrain import (
     outcomes,
     pretrain,
 )
-from recipe.holderpo.embedded.tiny_model import TinyModelConfig, build_tokenizer
-from recipe.holderpo.tasks.arithmetic import train_val_problems
+from recipe.holderpo.tasks.arithmetic.problems import train_val_problems
 
 
 def test_examples() -> None:

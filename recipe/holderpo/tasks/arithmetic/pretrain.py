@@ -8,12 +8,10 @@ miscalculations, and nearly every problem has mixed outcomes.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -21,12 +19,12 @@ from transformers import Qwen2ForCausalLM, Qwen2Tokenizer
 
 from recipe.holderpo.embedded.cache import cached_folder
 from recipe.holderpo.embedded.dataset import Problem
+from recipe.holderpo.embedded.supervised import IGNORED, learning_rate, supervised_update
 from recipe.holderpo.embedded.tiny_model import TinyModelConfig, build_model, build_tokenizer, save_model
 from recipe.holderpo.rewards.boxed import compute_score
-from recipe.holderpo.tasks.arithmetic import DATA_SOURCE, VAL_SAMPLES, train_val_problems
+from recipe.holderpo.tasks.arithmetic.problems import DATA_SOURCE, VAL_SAMPLES, train_val_problems
 
 BOXED_STYLE, BARE_STYLE = "\\boxed{{{}}}", "{}"
-IGNORED = -100  # label of tokens without loss
 EXAMPLE_LENGTH = 25  # of the longest prompt and response
 MAX_NEW_TOKENS = 12  # of the longest right answer: \boxed{-18}<|im_end|>
 
@@ -86,37 +84,6 @@ def pretrain(config: PretrainConfig) -> tuple[Qwen2ForCausalLM, Qwen2Tokenizer, 
         supervised_update(model, optimizer, loss, learning_rate(config, step))
         losses.append(loss.item())
     return model.eval(), tokenizer, losses
-
-
-def supervised_update(model: torch.nn.Module, optimizer: torch.optim.Optimizer, loss: torch.Tensor, lr: float) -> None:
-    """One optimiser step with gradients clipped to norm 1."""
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-    optimizer.step()
-    optimizer.zero_grad()
-
-
-class RateSettings(Protocol):
-    """What `learning_rate` depends on."""
-
-    @property
-    def lr(self) -> float: ...
-    @property
-    def lr_end(self) -> float: ...
-    @property
-    def warmup_steps(self) -> int: ...
-    @property
-    def steps(self) -> int: ...
-
-
-def learning_rate(config: RateSettings, step: int) -> float:
-    """Linear warm-up to ``lr``, cosine to ``lr_end`` in the last step."""
-    if step < config.warmup_steps:
-        return config.lr * (step + 1) / config.warmup_steps
-    done = (step - config.warmup_steps) / max(1, config.steps - 1 - config.warmup_steps)
-    return config.lr_end + (config.lr - config.lr_end) * (1 + math.cos(math.pi * done)) / 2
 
 
 @torch.no_grad()

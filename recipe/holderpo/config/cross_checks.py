@@ -1,0 +1,231 @@
+"""Values that must fit each other. Each function yields a line for each that does not; `CROSS_CHECKS` names the keys that it
+reads, and it is called only where these are right by themselves."""
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from recipe.holderpo.config.settings import uses_holder_loss
+
+SECRET_NAME = re.compile(
+    r"(?:^|[._])(?:api_?key|secret(?:_?access)?(?:_?key)?|password|passwd|(?:auth|access|hf|hub|bearer)_?token)$",
+    re.IGNORECASE,
+)
+# verl's keys that would undo what this recipe does about checkpoints; the value each must have, and why.
+_CHECKPOINT_KEYS = {
+    "trainer.max_actor_ckpt_to_keep": (None, "keep_checkpoints says how many are kept"),
+    "trainer.max_critic_ckpt_to_keep": (None, "keep_checkpoints says how many are kept"),
+    "trainer.del_local_ckpt_after_load": (False, "a checkpoint is deleted when a newer one is complete"),
+    "trainer.remove_previous_ckpt_in_save": (False, "a checkpoint is deleted when a newer one is complete"),
+    "actor_rollout_ref.actor.checkpoint.async_save": (False, "a checkpoint is committed when it is complete"),
+}
+
+
+def data_files(config: DictConfig, key: str) -> list[str | None]:
+    """The files of `data.train_files` or `data.val_files`, which may be one name or a list; [None] where it is null."""
+    files = OmegaConf.select(config, key)
+    return [files] if files is None or isinstance(files, str) else list(files) or [None]
+
+
+def no_secrets(config: DictConfig) -> Iterator[str]:
+    """The config is printed, saved and sent to trackers: it is no place for a key or a password."""
+    for key, value in _leaves(OmegaConf.to_container(config)):
+        if isinstance(value, str) and value and SECRET_NAME.search(key):
+            yield (
+                f"{key} is set; allowed is none, since the config is saved and sent to trackers: put it into the environment "
+                "variable that its library reads"
+            )
+
+
+def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    if items is None:
+        yield key, value
+        return
+    for name, item in items:
+        yield from _leaves(item, f"{key}.{name}" if key else str(name))
+
+
+def holder_loss(config: DictConfig) -> Iterator[str]:
+    if not uses_holder_loss(config):
+        return
+    if config.actor_rollout_ref.actor.policy_loss.get("p") is not None:
+        yield (
+            f"actor_rollout_ref.actor.policy_loss.p is {config.actor_rollout_ref.actor.policy_loss.p}; allowed is null: the "
+            "group holder decides p, with schedule=constant where it is constant"
+        )
+    if config.algorithm.adv_estimator in ("gae", "optimal_token_baseline", "tir_optimal_token_baseline"):
+        yield (
+            f"algorithm.adv_estimator is {config.algorithm.adv_estimator!r}; "
+            "allowed for loss mode holder are those with one advantage per response: grpo, rloo, ..."
+        )
+    if OmegaConf.select(config, "algorithm.rollout_correction.rollout_is") == "token":
+        yield "algorithm.rollout_correction.rollout_is is 'token'; allowed for loss mode holder are sequence and null"
+
+
+def guard(config: DictConfig) -> Iterator[str]:
+    save_freq, keep = config.trainer.save_freq, config.keep_checkpoints
+    if config.guard.on_collapse == "rollback" and not 0 < config.guard.steps <= (keep - 1) * save_freq:
+        yield (
+            f"guard.steps is {config.guard.steps}; allowed with guard.on_collapse=rollback is at most "
+            f"(keep_checkpoints - 1) x trainer.save_freq = {(keep - 1) * save_freq}: a checkpoint from before the collapse "
+            "must still be there"
+        )
+    if config.guard.log_ratio_max is not None and not uses_holder_loss(config):
+        yield (
+            f"guard.log_ratio_max is {config.guard.log_ratio_max!r}; allowed with loss mode "
+            f"{config.actor_rollout_ref.actor.policy_loss.loss_mode!r}, which does not record it, is null"
+        )
+
+
+def checkpoints(config: DictConfig) -> Iterator[str]:
+    for key, (allowed, reason) in _CHECKPOINT_KEYS.items():
+        value = OmegaConf.select(config, key)
+        if value is not None and value != allowed:
+            yield f"{key} is {value!r}; allowed is {'null' if allowed is None else str(allowed).lower()}: {reason}"
+    if "hf_model" in config.actor_rollout_ref.actor.checkpoint.save_contents:
+        yield (
+            "actor_rollout_ref.actor.checkpoint.save_contents has 'hf_model'; allowed are model, optimizer and extra: "
+            "scripts/eval.sh merges a checkpoint into a Hugging Face folder when one is wanted"
+        )
+    if config.trainer.resume_mode == "resume_path" and not isinstance(config.trainer.resume_from_path, str):
+        yield (
+            f"trainer.resume_from_path is {config.trainer.resume_from_path!r}; "
+            "allowed with trainer.resume_mode=resume_path is a folder global_step_N"
+        )
+
+
+def groups(config: DictConfig) -> Iterator[str]:
+    if config.algorithm.adv_estimator in ("grpo", "step_grpo") and config.actor_rollout_ref.rollout.n < 2:
+        yield (
+            "actor_rollout_ref.rollout.n is 1; allowed is at least 2: a group's rewards are compared with each other"
+        )
+
+
+def lengths(config: DictConfig) -> Iterator[str]:
+    rollout, length = config.actor_rollout_ref.rollout, config.data.max_prompt_length + config.data.max_response_length
+    if rollout.max_model_len is not None and rollout.max_model_len < length:
+        yield (
+            f"actor_rollout_ref.rollout.max_model_len is {rollout.max_model_len}; allowed is null, or at least "
+            f"data.max_prompt_length + data.max_response_length = {length}: verl would cut the responses without a word"
+        )
+
+
+def batches(config: DictConfig) -> Iterator[str]:
+    """Sizes that do not divide each other, which verl finds out a minute later, in a worker."""
+    actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
+    batch, mini_batch = config.data.train_batch_size, actor.ppo_mini_batch_size
+    if batch % mini_batch:
+        yield (
+            f"actor_rollout_ref.actor.ppo_mini_batch_size is {mini_batch}; "
+            f"allowed are the divisors of data.train_batch_size={batch} (both count prompts)"
+        )
+        return
+    ranks = config.trainer.nnodes * config.trainer.n_gpus_per_node
+    ranks //= OmegaConf.select(actor, "ulysses_sequence_parallel_size") or 1
+    sizes = (
+        ("actor.ppo_micro_batch_size_per_gpu", mini_batch, actor.use_dynamic_bsz),
+        ("rollout.log_prob_micro_batch_size_per_gpu", batch, rollout.log_prob_use_dynamic_bsz),
+    )
+    for name, prompts, dynamic in sizes:
+        responses, micro = prompts * rollout.n, OmegaConf.select(config.actor_rollout_ref, name)
+        if responses % ranks:
+            yield (
+                f"trainer.nnodes x n_gpus_per_node gives {ranks} data-parallel ranks; allowed are divisors of "
+                f"{responses}, the responses of {prompts} prompts x {rollout.n} samples"
+            )
+        elif not dynamic and micro is not None and responses // ranks % micro:
+            yield (
+                f"actor_rollout_ref.{name} is {micro}; allowed are the divisors of {responses // ranks} ({prompts} prompts x "
+                f"{rollout.n} samples over {ranks} ranks)"
+            )
+
+
+def deterministic(config: DictConfig) -> Iterator[str]:
+    if not config.deterministic:
+        return
+    if config.trainer.v1.trainer_mode != "sync":
+        yield (
+            f"trainer.v1.trainer_mode is {config.trainer.v1.trainer_mode!r}; allowed with deterministic=true is sync: "
+            "an asynchronous trainer takes samples in the order in which they arrive"
+        )
+    if OmegaConf.select(config, "algorithm.filter_groups.enable"):
+        yield (
+            "algorithm.filter_groups.enable is True; allowed with deterministic=true is false: "
+            "which groups replace the filtered ones depends on which are finished first"
+        )
+
+
+def separate_async(config: DictConfig) -> Iterator[str]:
+    """What verl's separate_async trainer asserts when it is made."""
+    if config.trainer.v1.trainer_mode != "separate_async":
+        return
+    rollout = config.actor_rollout_ref.rollout
+    expected = config.actor_rollout_ref.actor.ppo_mini_batch_size * config.trainer.v1.separate_async.parameter_sync_step
+    if config.data.train_batch_size != expected:
+        yield (
+            f"data.train_batch_size is {config.data.train_batch_size}; allowed with trainer_mode=separate_async is "
+            f"ppo_mini_batch_size x trainer.v1.separate_async.parameter_sync_step = {expected}"
+        )
+    for name in ("nnodes", "n_gpus_per_node"):
+        if not isinstance(rollout[name], int) or rollout[name] < 1:
+            yield (
+                f"actor_rollout_ref.rollout.{name} is {rollout[name]!r}; allowed with trainer_mode=separate_async is a whole "
+                "number from 1: the devices that sample alone"
+            )
+    if rollout.checkpoint_engine.backend == "naive":
+        yield (
+            "actor_rollout_ref.rollout.checkpoint_engine.backend is 'naive'; "
+            "allowed with trainer_mode=separate_async are nccl, nixl, mooncake and other backends between devices"
+        )
+
+
+def platform(config: DictConfig) -> Iterator[str]:
+    chosen = os.environ.get("VERL_PLATFORM")
+    if (config.trainer.device == "cpu") != ((chosen or "").strip().lower() == "cpu"):
+        yield (
+            f"trainer.device is {config.trainer.device!r} while VERL_PLATFORM in the environment is {chosen!r}; "
+            "allowed is cpu with 'cpu' (hardware=cpu sets both), or neither"
+        )
+
+
+def files(config: DictConfig) -> Iterator[str]:
+    """Model and data where they are local, and not made by the command itself."""
+    path = config.actor_rollout_ref.model.path
+    if path is None:
+        yield "actor_rollout_ref.model.path is null; allowed is an existing folder or a hub id"
+    elif config.embedded_model is None:
+        folder = os.path.expanduser(str(path))
+        if folder.startswith(("/", ".")) and not os.path.isdir(folder):
+            yield f"actor_rollout_ref.model.path is {folder!r}; allowed is an existing folder or a hub id"
+    for key in ("data.train_files", "data.val_files") if config.embedded_data is None else ():
+        for file in data_files(config, key):
+            if file is None or not os.path.exists(os.path.expanduser(str(file))):
+                yield f"{key} is {file!r}; allowed are existing files"
+
+
+_BATCH_KEYS = (
+    "data.train_batch_size",
+    "actor_rollout_ref.actor.ppo_mini_batch_size",
+    "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu",
+    "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu",
+    "actor_rollout_ref.rollout.n",
+    "trainer.nnodes",
+    "trainer.n_gpus_per_node",
+)
+CROSS_CHECKS: dict[Callable[[DictConfig], Iterator[str]], tuple[str, ...]] = {
+    no_secrets: (),
+    holder_loss: (),
+    guard: ("guard", "trainer.save_freq", "keep_checkpoints"),
+    checkpoints: ("trainer.resume_mode",),
+    groups: ("actor_rollout_ref.rollout.n",),
+    lengths: ("data.max_prompt_length", "data.max_response_length", "actor_rollout_ref.rollout.max_model_len"),
+    batches: _BATCH_KEYS,
+    deterministic: ("deterministic", "trainer.v1.trainer_mode"),
+    separate_async: ("trainer.v1.trainer_mode", *_BATCH_KEYS),
+    platform: ("trainer.device",),
+    files: ("embedded_model", "embedded_data"),
+}

@@ -1,0 +1,108 @@
+"""Types of config values, checked by pydantic; what it finds becomes a line that names key, value and what is allowed."""
+
+from collections.abc import Mapping
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+
+class Settings(BaseModel):
+    """A group of config keys: unknown keys are refused, and no value is converted to another type."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+def integer(low: int, high: int) -> Any:
+    """A whole number from low to high, both included."""
+    return Annotated[int, Field(ge=low, le=high)]
+
+
+def number(low: float, high: float) -> Any:
+    """A number from low to high, both included; nan is none."""
+    return Annotated[float, Field(ge=low, le=high, allow_inf_nan=False)]
+
+
+def positive(high: float) -> Any:
+    """A number above 0, at most high."""
+    return Annotated[float, Field(gt=0, le=high, allow_inf_nan=False)]
+
+
+def wrong_value(key: str, value: Any, kind: Any) -> str | None:
+    """The line for a value that is not of the type `kind`; None for one that is."""
+    try:
+        TypeAdapter(kind).validate_python(value, strict=True)
+    except ValidationError:
+        return f"{key} is {value!r}; allowed {allowed(kind)}"
+    return None
+
+
+def wrong_settings(group: str, values: Mapping[str, Any], model: type[Settings]) -> list[str]:
+    """A line for each value of a config group that its model refuses.
+
+    Args:
+        group: key of the group, "" for the top of the config.
+        values: the group as plain Python values.
+    """
+    try:
+        model.model_validate(values)
+    except ValidationError as error:
+        return [line for found in error.errors(include_url=False) for line in _lines(group, found, model)]
+    return []
+
+
+def _lines(group: str, found: Any, model: type[Settings]) -> list[str]:
+    """One of pydantic's findings in words. The messages of a model's own validator are whole lines already."""
+    if found["type"] == "value_error":
+        return str(found["ctx"]["error"]).splitlines()
+    return [_line(group, found, model)]
+
+
+def _line(group: str, found: Any, model: type[Settings]) -> str:
+    name = str(found["loc"][0])
+    key = f"{group}.{name}" if group else name
+    if found["type"] == "extra_forbidden":
+        return f"{key} is no key; allowed are {', '.join(model.model_fields)}"
+    field = model.model_fields[name]
+    words = allowed(field.annotation, *field.metadata)
+    if found["type"] == "missing":
+        return f"{key} is missing; allowed {words}"
+    return f"{key} is {found['input']!r}; allowed {words}"
+
+
+def allowed(kind: Any, *metadata: Any) -> str:
+    """What a type, with pydantic's bounds, allows in words: "is a whole number from 1 to 9", "are sync, async"."""
+    words, plural = _bounded(kind, metadata)
+    return f"{'are' if plural else 'is'} {words}"
+
+
+def _words(kind: Any) -> tuple[str, bool]:
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return _bounded(arguments[0], arguments[1:])
+    if origin is Literal:
+        return ", ".join(map(str, arguments)), len(arguments) > 1
+    if origin in (Union, UnionType):
+        parts = [_words(part) for part in arguments if part is not NoneType]
+        null = ["null"] if NoneType in arguments else []
+        return " or ".join([words for words, _ in parts] + null), any(plural for _, plural in parts)
+    if kind is bool:
+        return "true or false", False
+    names = {int: "a whole number", float: "a number", str: "a text", NoneType: "null"}
+    if kind in names:
+        return names[kind], False
+    return {list: "a list", dict: "a mapping"}.get(origin or kind, "another type"), False
+
+
+def _bounded(base: Any, metadata: tuple[Any, ...]) -> tuple[str, bool]:
+    words, plural = _words(base)
+    constraints = [c for m in metadata for c in (getattr(m, "metadata", None) or [m])]
+    low = next((c.ge for c in constraints if isinstance(c, Ge)), None)
+    above = next((c.gt for c in constraints if isinstance(c, Gt)), None)
+    high = next((c.le for c in constraints if isinstance(c, Le)), None)
+    if low is not None and high is not None:
+        return f"{words} from {low:.12g} to {high:.12g}", plural
+    if above is not None and high is not None:
+        return f"{words} above {above:.12g}, at most {high:.12g}", plural
+    return words, plural

@@ -1,0 +1,52 @@
+"""What a step's record has beside verl's metrics and the loss's."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import transfer_queue as tq
+from transfer_queue import KVBatchMeta
+
+from recipe.holderpo.fault_tolerance.collapse import is_finite_update
+
+
+def further_metrics(batch: KVBatchMeta, metrics: Mapping[str, float]) -> dict[str, float]:
+    """`guard/nonfinite_updates`, and what the rewards say beside their mean."""
+    data = tq.kv_batch_get(
+        keys=batch.keys, partition_id=batch.partition_id, select_fields=["rm_scores", "extra_fields"]
+    )
+    real = [row for row, tag in enumerate(batch.tags) if not tag.get("is_padding", False)]
+    extra_fields, scores = data.pop("extra_fields").tolist(), data["rm_scores"]
+    keys = [batch.keys[row] for row in real]
+    rewards = [float(scores[row].sum()) for row in real]
+    extras = [extra_fields[row].get("reward_extra_info", {}) for row in real]
+    return {"guard/nonfinite_updates": float(not is_finite_update(metrics))} | reward_metrics(keys, rewards, extras)
+
+
+def reward_metrics(keys: list[str], rewards: list[float], extras: list[dict[str, Any]]) -> dict[str, float]:
+    """What the rewards of a step's samples say.
+
+    `group/zero_variance_fraction`: groups whose rewards are all equal, which have no gradient under a group-relative
+    advantage. `reward/<name>`: the mean of every further number that the reward function returned for each episode.
+
+    Args:
+        keys: verl's key of each sample, <prompt>_<episode>_<number of the sample in its episode>.
+        extras: what the reward function returned beside the reward; of several samples of an episode, the last one's counts.
+    """
+    groups: dict[str, list[float]] = defaultdict(list)
+    last: dict[str, tuple[int, dict[str, Any]]] = {}
+    for key, reward, extra in zip(keys, rewards, extras, strict=True):
+        episode, number = key.rsplit("_", 1)
+        groups[key.split("_")[0]].append(reward)
+        if episode not in last or int(number) > last[episode][0]:
+            last[episode] = int(number), extra
+    values: dict[str, list[float]] = defaultdict(list)
+    for _, extra in last.values():
+        for name, value in extra.items():
+            if name not in ("score", "acc") and isinstance(value, int | float):
+                values[name].append(float(value))
+    zero_variance = np.mean([max(group) == min(group) for group in groups.values()])
+    return {"group/zero_variance_fraction": float(zero_variance)} | {
+        f"reward/{name}": float(np.mean(numbers)) for name, numbers in values.items()
+    }

@@ -1,0 +1,35 @@
+"""p of the step in progress."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from holderpo_core import PRule
+
+
+class StepP:
+    """Asks the rule of p once per step and keeps the answer for the whole step, however often it is read.
+
+    The answer and the rule's own state are saved with a checkpoint.
+    """
+
+    def __init__(self, rule: PRule):
+        self.rule = rule
+        self.step = 0
+        self.p: float | None = None
+
+    def at(self, step: int) -> float:
+        """p of the step in progress, counted from 1."""
+        if step != self.step or self.p is None:
+            self.step, self.p = step, self.rule.next_p(step)
+        return self.p
+
+    def observe(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Hand the metrics of a finished step to the rule."""
+        self.rule.observe(step, metrics)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"step": self.step, "p": self.p, "rule": self.rule.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.step, self.p = state["step"], state["p"]
+        self.rule.load_state_dict(state["rule"])

@@ -1,0 +1,66 @@
+"""What HölderPO uses of verl 0.9.1 and TransferQueue 0.1.10 that is not meant to be used from outside.
+
+Each name is here with the reason, and tests/training/test_verl_internals.py fails when one of them is gone or has changed.
+Methods of verl's classes that HölderPO's classes override are listed in `OVERRIDDEN`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import transfer_queue.interface as _queue
+from ray.actor import ActorHandle
+from verl.trainer.main_ppo import TaskRunnerV1
+from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
+from verl.trainer.ppo.v1.trainer_base import PPOTrainer
+
+# verl decorates its task runner with @ray.remote, and Ray's actor classes cannot be subclassed.
+TaskRunner: type = TaskRunnerV1.__ray_metadata__.modified_class
+
+# verl has no other hooks at these points of a step.
+OVERRIDDEN: dict[str, str] = {
+    "_build_replay_buffer": "how often finished samples are looked for",
+    "_init_resource_pool_mgr": "the worker class of each role",
+    "_load_checkpoint": "the last part of `init`; restores the state of HölderPO's parts",
+    "_save_checkpoint": "a checkpoint is committed when it is complete, and a failed save does not end the run",
+    "_update_actor": "p travels with the batch",
+    "_compute_metrics": "called once per step with all its metrics: the record, the limits of `guard`",
+    "_validate": "validation metrics belong to the record too",
+    "_fetch_one_gen_batch": "names of prompts, for deterministic=true",
+    "_balance_batch": "order of samples, for deterministic=true",
+}
+
+
+def poll_replay_buffer_every(buffer: ReplayBuffer, seconds: float) -> ReplayBuffer:
+    """verl looks for finished samples every 2 s, a constructor argument that its trainers do not pass on."""
+    buffer.poll_interval = seconds
+    return buffer
+
+
+def actor_config(loss_fn: Callable[..., Any]) -> Any:
+    """The actor's config inside the loss function that verl's worker makes, a `functools.partial` of its `ppo_loss`."""
+    return loss_fn.keywords["config"]  # type: ignore[attr-defined]
+
+
+def wrap_save(worker: Any, wrap: Callable[[Callable[..., None]], Callable[..., None]]) -> None:
+    """Replace the writing of a rank's checkpoint files, which verl's worker leaves to its engine's checkpoint manager."""
+    manager = worker.actor.engine.checkpoint_manager
+    manager.save_checkpoint = wrap(manager.save_checkpoint)
+
+
+def processes_of(trainer: PPOTrainer) -> list[ActorHandle]:
+    """What a sample or a weight passes through on its way. (The loss of a training worker ends the call to it.)
+
+    Handles of the transfer queue's actors exist only as private variables of its module, and verl's trainer keeps those of
+    its rollout servers in attributes.
+    """
+    managers = trainer._rollout_server_managers()
+    loops = getattr(trainer, "agent_loop_manager", None)  # there from `fit` on
+    storage = _queue._TQ_STORAGE or {}  # None where another run of the cluster has started it
+    return [
+        *(server for manager in managers for replica in manager.get_replicas() for server in replica.servers),
+        *(manager.global_load_balancer for manager in managers),
+        *trainer.reward_loop_manager.reward_loop_workers,
+        *getattr(loops, "agent_loop_workers", ()),  # a manager of the user's own may have none
+        _queue._TQ_CONTROLLER,
+        *storage.get("SimpleStorage", {}).values(),
+    ]
