@@ -30,9 +30,9 @@ def tokenizer(folder: Path) -> Any:
 
 
 @settings(max_examples=300)
-@given(text=st.text())
+@given(text=st.text().filter(lambda text: "<|" not in text))
 def test_round_trip_of_any_text(tokenizer: Any, text: str) -> None:
-    """A token a byte and the NFC form back, which Qwen2's tokenizer normalises to."""
+    """A token per byte and the NFC form back, which Qwen2's tokenizer normalises to. Special tokens are one token each."""
     normal = unicodedata.normalize("NFC", text)
     ids = tokenizer.encode(text)
     assert len(ids) == len(normal.encode())

@@ -129,7 +129,7 @@ def nonfinite_told(run: Run) -> str | None:
 
 
 def rolled_back(run: Run) -> str | None:
-    back = run.said.count(f"going on from step {BEGIN}") - 1
+    back = run.said.count(f"resuming from step {BEGIN}") - 1
     if back != 1 or "restarts left: 0" not in run.said or "error: gradient norm is" not in run.said:
         return f"it went back {back} times: {run.said[-500:]}"
     return None
@@ -224,7 +224,7 @@ def steps_lost(said: str, recorded: int) -> int:
     for line in said.splitlines():
         if (step := re.match(r"step +(\d+)/", line)) is not None:
             recorded = int(step[1])
-        elif (back := re.match(r"going on from step (\d+):", line)) is not None:
+        elif (back := re.match(r"resuming from step (\d+):", line)) is not None:
             lost += max(0, recorded - int(back[1]))  # a step that stopped at its checkpoint is printed afterwards
             recorded = int(back[1])
     return lost

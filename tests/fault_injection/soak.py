@@ -101,7 +101,7 @@ def soak(run: Run, strikes: list[int], rng: random.Random) -> tuple[list[dict[st
             run.start()
             starts += 1
             assert starts <= most, run.said[-3000:]
-        went_on = run.said.count("going on from step") + starts
+        went_on = run.said.count("resuming from step") + starts
         step = run.last_step()
         if not rows or went_on != rows[-1]["start"]:
             began = step

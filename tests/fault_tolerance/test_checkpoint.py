@@ -143,5 +143,5 @@ def test_another_format_is_named(tmp_path: Path) -> None:
     manifest = json.loads((folder / MANIFEST).read_text()) | {"format": 99}
     del manifest["sha256"]
     (folder / MANIFEST).write_text(json.dumps(manifest | {"sha256": checkpoint._own_hash(manifest)}))
-    with pytest.raises(CorruptCheckpoint, match="format 99; this version reads 1"):
+    with pytest.raises(CorruptCheckpoint, match="format 99; this version reads 2"):
         verify(folder)

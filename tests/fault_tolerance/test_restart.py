@@ -86,7 +86,7 @@ def test_restarts_until_it_is_through(tmp_path: Path, capsys: pytest.CaptureFixt
     assert outcomes == [] and seen == [None, 1, 2]
     output = capsys.readouterr()
     assert "lost a process (ActorDiedError); restarts left: 1" in output.err
-    assert "going on from step 2" in output.out
+    assert "resuming from step 2" in output.out
 
 
 @pytest.mark.parametrize(("restarts", "error", "calls"), [(2, lost(), 3), (0, lost(), 1), (2, ValueError("x"), 1)])

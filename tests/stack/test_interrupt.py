@@ -82,7 +82,7 @@ def looked(small_overrides: list[str], tmp_path_factory: pytest.TempPathFactory)
 def test_ctrl_c(looked: Looked) -> None:
     assert looked.run.process is not None
     assert looked.run.process.returncode == 130 and looked.seconds < 15
-    assert "go on from the last checkpoint: bash scripts/run_local.sh run=faults" in looked.run.said
+    assert "to resume from the last checkpoint: python -m recipe.holderpo.main" in looked.run.said
     assert looked.run.left_over() == []
 
 

@@ -7,12 +7,12 @@ class ConfigError(ValueError):
     """One or several wrong values. Each line names a key, its value and what is allowed.
 
     Args:
-        lines: one for each wrong value, without a line break.
+        lines: one for each wrong value; line breaks in one become blanks.
     """
 
     def __init__(self, *lines: str):
-        super().__init__("\n".join(lines))
         self.lines = tuple(" ".join(line.split()) for line in lines)
+        super().__init__("\n".join(self.lines))
 
 
 def print_error(error: Exception) -> None:

@@ -37,7 +37,13 @@ FREE_KEYS = {
         "trainer.validation_data_dir",
         "trainer.rollout_data_dir",
     ),
-    "logging and profiling": ("trainer.logger", "trainer.log_val_generations", "global_profiler", "*.profiler"),
+    "logging and profiling": (
+        "trainer.logger",
+        "trainer.log_val_generations",
+        "global_profiler",
+        "*.profiler",
+        "*.trace",
+    ),
     "resuming and checkpoints": (
         "restarts",
         "resume_changes",
