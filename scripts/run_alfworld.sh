@@ -6,6 +6,7 @@
 # PYTHON names the GPU environment's interpreter; docs/multi-node.md has several nodes.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+export HOLDERPO_COMMAND="bash scripts/run_alfworld.sh ${*@Q}"  # for the line that says how to resume
 for override in "$@"; do
     if [[ $override == hardware=cpu ]]; then
         bash scripts/setup.sh alfworld

@@ -3,5 +3,6 @@
 #   bash scripts/run_local.sh holder.p_start=1 holder.p_end=-1
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+export HOLDERPO_COMMAND="bash scripts/run_local.sh ${*@Q}"  # for the line that says how to resume
 bash scripts/setup.sh
 exec .venv/bin/python -m recipe.holderpo.main "$@"

@@ -6,4 +6,5 @@
 # PYTHON names the environment's interpreter; docs/multi-node.md has the rest.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+export HOLDERPO_COMMAND="bash scripts/run_qwen_math.sh ${*@Q}"  # for the line that says how to resume
 exec "${PYTHON:-python}" -m recipe.holderpo.launch hardware=gpu task=math model=qwen2.5_math_7b "$@"

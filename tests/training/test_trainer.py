@@ -1,12 +1,28 @@
-"""What the trainer watches."""
+"""The trainer's wiring: what it watches, what it records, when it stops, and what it does about a save that fails."""
 
+import json
+import math
+from concurrent.futures import Future
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import transfer_queue.interface as tq_interface
+from omegaconf import OmegaConf
+from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 
+from holderpo_core import Schedule, ScheduledP
+from recipe.holderpo.config.settings import GuardSettings
+from recipe.holderpo.fault_tolerance.checkpoint import newest_complete, read_manifest
+from recipe.holderpo.fault_tolerance.collapse import Collapsed, CollapseDetector, NotFinite
+from recipe.holderpo.fault_tolerance.signals import STOP_REQUEST, Stopped
+from recipe.holderpo.report.record import RunRecord, read_metrics
+from recipe.holderpo.training import trainer as trainer_module
+from recipe.holderpo.training.step_p import StepP
 from recipe.holderpo.training.trainer import HolderTrainerSeparateAsync, HolderTrainerSync
 from recipe.holderpo.training.verl_internals import processes_of
+from recipe.holderpo.training.worker import P_KEY
 
 
 def manager(name: str) -> SimpleNamespace:
@@ -37,3 +53,239 @@ def test_servers_apart_from_the_trainer_are_watched_too(monkeypatch: pytest.Monk
     trainer.standalone_server_manager = manager("apart")
     trainer.reward_loop_manager = SimpleNamespace(reward_loop_workers=[])
     assert {"apart server 0 on node 0", "apart server 1 on node 1", "apart balancer"} < set(processes_of(trainer))
+
+
+TOTAL = 5
+HEALTHY = {"actor/entropy": 0.5, "actor/grad_norm": 1.0}
+
+
+class Recorded:
+    """What the fake verl below was called with."""
+
+    saves = 0
+    save_fails = False
+    p: list[float]
+
+
+@pytest.fixture
+def verl(monkeypatch: pytest.MonkeyPatch) -> type[Recorded]:
+    """The methods of verl's trainer, without a cluster: a step writes its metrics, a save its files."""
+    Recorded.saves, Recorded.save_fails, Recorded.p = 0, False, []
+
+    def update_actor(self: Any, batch: Any, metrics: dict[str, Any]) -> Any:
+        Recorded.p.append(batch.extra_info[P_KEY])
+        metrics.update(HEALTHY)
+        return batch
+
+    def save_checkpoint(self: Any) -> None:
+        Recorded.saves += 1
+        folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
+        (folder / "actor" / "model_world_size_1_rank_0.pt").write_bytes(b"weights")
+        if Recorded.save_fails:
+            raise RuntimeError("PytorchStreamWriter failed writing file")
+
+    monkeypatch.setattr(PPOTrainer, "_update_actor", update_actor)
+    monkeypatch.setattr(PPOTrainer, "_save_checkpoint", save_checkpoint)
+    monkeypatch.setattr(PPOTrainer, "_compute_metrics", lambda self, batch, metrics, *args, **kwargs: None)
+    monkeypatch.setattr(PPOTrainer, "_validate", lambda self: {"val-core/sums/acc/mean@1": 0.25})
+    monkeypatch.setattr(PPOTrainer, "_load_checkpoint", lambda self: None)
+    monkeypatch.setattr(trainer_module, "finish_metrics", lambda metrics: metrics)
+    monkeypatch.setattr(
+        trainer_module, "further_metrics", lambda batch, metrics: {"guard/nonfinite_updates": batch.nonfinite}
+    )
+    monkeypatch.setattr(trainer_module, "processes_of", lambda trainer: [])
+    monkeypatch.setattr(trainer_module, "check_alive", lambda processes, seconds: None)
+    return Recorded
+
+
+class Batch(SimpleNamespace):
+    nonfinite = 0.0
+
+
+def make_trainer(tmp_path: Path, step: int = 0, **guard: Any) -> HolderTrainerSync:
+    """A trainer of a run of five steps with p from 2 to -2, as it is after `init` and `step` steps."""
+    trainer = object.__new__(HolderTrainerSync)
+    trainer.config = OmegaConf.create(
+        {
+            "run_dir": str(tmp_path),
+            "keep_checkpoints": 2,
+            "guard": {"on_nonfinite": "skip"} | guard,
+            "trainer": {
+                "default_local_dir": str(tmp_path / "checkpoints"), "nnodes": 1, "n_gpus_per_node": 1, "test_freq": 2,
+            },
+        }
+    )  # fmt: skip
+    trainer.total_training_steps, trainer.steps_per_epoch = TOTAL, TOTAL
+    trainer._composed, trainer.timing_raw = {"seed": 1}, {"gen": 1.0}
+    trainer.p = StepP(ScheduledP(Schedule("linear", 2.0, -2.0), TOTAL))
+    trainer.record = RunRecord(tmp_path)
+    trainer.collapse = CollapseDetector(GuardSettings(**guard))
+    trainer.actor_rollout_wg = SimpleNamespace(save_error=lambda: [None])
+    trainer.global_steps = step
+    if step == 0:
+        trainer.record.resume_from(0)
+    return trainer
+
+
+def train_step(trainer: HolderTrainerSync, batch: Any = None, **metrics: float) -> dict[str, Any]:
+    """verl's order of events in a step: update, save where it is due, record."""
+    trainer.global_steps += 1
+    batch, found = batch or Batch(), dict(metrics)
+    batch.extra_info = {}
+    trainer._update_actor(batch, found)
+    found.update(metrics)
+    trainer._trained = batch, found
+    return found
+
+
+def record_step(trainer: HolderTrainerSync, metrics: dict[str, Any]) -> None:
+    trainer._compute_metrics(trainer._trained[0], metrics, {}, trainer.global_steps, 0)
+
+
+def test_every_step_has_its_p_and_its_line(verl: type[Recorded], tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path)
+    for _ in range(TOTAL):
+        record_step(trainer, train_step(trainer))
+    records = read_metrics(tmp_path / "metrics.jsonl")
+    assert [(r["step"], r["holder/p"]) for r in records] == [(1, 2.0), (2, 1.0), (3, 0.0), (4, -1.0), (5, -2.0)]
+    assert verl.p == [2.0, 1.0, 0.0, -1.0, -2.0]
+
+
+def test_a_run_beyond_its_limits_collapses_at_the_step_that_is_one_too_many(
+    verl: type[Recorded], tmp_path: Path
+) -> None:
+    trainer = make_trainer(tmp_path, entropy_min=0.1, steps=2)
+    record_step(trainer, train_step(trainer, **{"actor/entropy": 0.05}))
+    with pytest.raises(Collapsed, match=r"in every step since 1"):
+        record_step(trainer, train_step(trainer, **{"actor/entropy": 0.05}))
+    assert [r["step"] for r in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2], "the step is recorded first"
+
+
+@pytest.mark.parametrize("on_nonfinite", ["skip", "stop"])
+def test_an_update_that_is_not_finite(on_nonfinite: str, verl: type[Recorded], tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, on_nonfinite=on_nonfinite)
+    metrics = train_step(trainer, Batch(nonfinite=1.0), **{"actor/grad_norm": math.nan})
+    if on_nonfinite == "stop":
+        with pytest.raises(NotFinite, match=r"of step 1 was not finite"):
+            record_step(trainer, metrics)
+    else:
+        record_step(trainer, metrics)
+    assert read_metrics(tmp_path / "metrics.jsonl")[0]["guard/nonfinite_updates"] == 1.0
+
+
+def test_a_checkpoint_brings_back_every_parts_state(verl: type[Recorded], tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, entropy_min=0.1, steps=3)
+    record_step(trainer, train_step(trainer))
+    record_step(trainer, train_step(trainer, **{"actor/entropy": 0.05}))
+    metrics = train_step(trainer, **{"actor/entropy": 0.05, "reward": math.inf})
+    trainer._save_checkpoint()
+    del metrics  # the process is killed before the step has its line
+    found, skipped = newest_complete(tmp_path / "checkpoints")
+    assert found is not None and found.step == 3 and skipped == []
+    assert found.manifest["config"] == {"seed": 1}
+    json.loads((found.folder / "manifest.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+
+    resumed = make_trainer(tmp_path, step=3, entropy_min=0.1, steps=3)
+    resumed.queue = Future()
+    resumed.queue.set_result(None)
+    resumed.config.trainer.resume_from_path = str(found.folder)
+    resumed._load_checkpoint()
+    assert resumed.p is not None and (resumed.p.step, resumed.p.p) == (3, 0.0)
+    assert resumed.collapse.since == 2
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    assert lines[2]["reward"] == math.inf and lines[2]["holder/p"] == 0.0
+    with pytest.raises(Collapsed, match="since 2"):
+        record_step(resumed, train_step(resumed, **{"actor/entropy": 0.05}))
+
+
+def resumed_at_a_validation(tmp_path: Path) -> HolderTrainerSync:
+    """Step 2 is saved, and the run ends before its validation."""
+    trainer = make_trainer(tmp_path)
+    record_step(trainer, train_step(trainer))
+    train_step(trainer, reward=0.5)
+    trainer._save_checkpoint()
+    resumed = make_trainer(tmp_path, step=2)
+    resumed.queue = Future()
+    resumed.queue.set_result(None)
+    resumed.config.trainer.resume_from_path = str(tmp_path / "checkpoints/global_step_2")
+    resumed._load_checkpoint()
+    return resumed
+
+
+def test_a_validation_that_the_restored_step_lacks_is_made_up_for_once(verl: type[Recorded], tmp_path: Path) -> None:
+    resumed = resumed_at_a_validation(tmp_path)
+    assert resumed.record.lacks_line
+    assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1]
+    for _ in range(2):  # the second is not of this step: it must not be recorded again
+        resumed._validate()
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    assert [line["step"] for line in lines] == [1, 2]
+    assert (lines[1]["reward"], lines[1]["val-core/sums/acc/mean@1"]) == (0.5, 0.25)
+    record_step(resumed, train_step(resumed))
+    assert not resumed.record.lacks_line
+
+
+def test_the_validation_before_the_first_step_is_step_0(verl: type[Recorded], tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path)
+    trainer._validate()
+    (line,) = read_metrics(tmp_path / "metrics.jsonl")
+    assert line["step"] == 0 and line["val-core/sums/acc/mean@1"] == 0.25
+
+
+@pytest.mark.parametrize("how", ["verl raises", "a rank says so", "a shard is missing"])
+def test_a_failed_save_is_undone_and_the_run_continues(how: str, verl: type[Recorded], tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path)
+    train_step(trainer)
+    trainer._save_checkpoint()
+    metrics = train_step(trainer)
+    verl.save_fails = how == "verl raises"
+    if how == "a rank says so":
+        trainer.actor_rollout_wg = SimpleNamespace(save_error=lambda: [None, "OSError: disk full"])
+    if how == "a shard is missing":
+        trainer.config.trainer.nnodes = 2
+    trainer._save_checkpoint()
+    assert metrics["checkpoint/failed"] == 1.0 and verl.saves == 2
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["global_step_1"]
+    assert read_manifest(tmp_path / "checkpoints/global_step_1")["step"] == 1
+
+
+@pytest.mark.parametrize("why", ["the last step", "SIGTERM"])
+def test_a_failed_save_that_nothing_would_make_up_for_is_an_error(
+    why: str, verl: type[Recorded], tmp_path: Path
+) -> None:
+    trainer = make_trainer(tmp_path, step=TOTAL - 1 if why == "the last step" else 1)
+    train_step(trainer)
+    verl.save_fails = True
+    if why == "SIGTERM":
+        (tmp_path / STOP_REQUEST).touch()
+    with pytest.raises(RuntimeError, match="PytorchStreamWriter"):
+        trainer._save_checkpoint()
+
+
+def test_sigterm_saves_the_step_in_progress_and_stops(
+    verl: type[Recorded], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(tmp_path)
+
+    def step(self: HolderTrainerSync, metrics: dict[str, Any], timing_raw: dict[str, float]) -> Any:
+        metrics.update(train_step(self))
+        return self._trained[0]
+
+    monkeypatch.setattr(PPOTrainer, "step", step)
+    trainer.step({}, {})
+    (tmp_path / STOP_REQUEST).touch()
+    with pytest.raises(Stopped, match="stopped at step 2"):
+        trainer.step({}, {})
+    assert verl.saves == 1 and read_manifest(tmp_path / "checkpoints/global_step_2")["step"] == 2
+    trainer.global_steps = TOTAL - 1
+    trainer.step({}, {})  # the last step: it ends by itself
+    assert verl.saves == 1
+
+
+def test_older_checkpoints_are_pruned(verl: type[Recorded], tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path)
+    for _ in range(4):
+        train_step(trainer)
+        trainer._save_checkpoint()
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["global_step_3", "global_step_4"]

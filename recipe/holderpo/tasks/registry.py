@@ -14,8 +14,6 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-import recipe.holderpo.tasks
-
 FOLDER = Path(__file__).parent
 
 
@@ -43,7 +41,7 @@ class Task:
 @cache
 def tasks() -> dict[str, Task]:
     """The tasks by name, which is that of their module or folder."""
-    names = [module.name for module in pkgutil.iter_modules(recipe.holderpo.tasks.__path__)]
+    names = [module.name for module in pkgutil.iter_modules([str(FOLDER)])]
     modules = {name: importlib.import_module(f"recipe.holderpo.tasks.{name}") for name in names}
     return {name: module.TASK for name, module in modules.items() if hasattr(module, "TASK")}
 

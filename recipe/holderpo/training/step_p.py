@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from holderpo_core import PRule
+from recipe.holderpo.report.record import from_plain, plain_metrics
 
 
 class StepP:
@@ -28,8 +29,10 @@ class StepP:
         self.rule.observe(step, metrics)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"step": self.step, "p": self.p, "rule": self.rule.state_dict()}
+        p = {} if self.p is None else plain_metrics({"p": self.p})  # JSON has no infinity
+        return {"step": self.step, **p, "rule": self.rule.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.step, self.p = state["step"], state["p"]
+        self.step = state["step"]
+        self.p = from_plain({"p": state["p"]})["p"] if "p" in state else None
         self.rule.load_state_dict(state["rule"])

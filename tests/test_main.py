@@ -1,0 +1,78 @@
+"""How the command ends: its exit status, and the line that says how to resume."""
+
+import shlex
+from pathlib import Path
+
+import pytest
+import ray
+from omegaconf import DictConfig, OmegaConf
+
+from recipe.holderpo import main
+from recipe.holderpo.fault_tolerance import restart
+from recipe.holderpo.fault_tolerance.collapse import Collapsed, NotFinite
+from recipe.holderpo.fault_tolerance.signals import Stopped
+
+
+def config(tmp_path: Path, nodes: int = 1) -> DictConfig:
+    made = OmegaConf.create(
+        {"run": "r", "run_dir": str(tmp_path), "stop_grace_s": 60, "trainer": {"nnodes": nodes}, "guard": {}}
+    )
+    assert isinstance(made, DictConfig)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (Collapsed("entropy is 0, below 0.1", 7), 3, "error: entropy is 0, below 0.1 (guard in the config"),
+        (NotFinite("the update of step 7 was not finite"), 3, "error: the update of step 7 was not finite"),
+        (Stopped("stopped at step 7"), 75, "stopped at step 7, and saved; to resume from the last checkpoint: "),
+        (KeyboardInterrupt(), 130, "stopped; to resume from the last checkpoint: "),
+    ],
+)
+def test_every_end_has_its_exit_status(
+    error: BaseException,
+    status: int,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    shut_down = []
+    monkeypatch.setattr(restart, "with_restarts", fail)
+    monkeypatch.setattr(ray, "shutdown", lambda: shut_down.append(True))
+    with pytest.raises(SystemExit) as ended:
+        main.train_and_report(config(tmp_path), None)
+    assert ended.value.code == status and shut_down
+    output = capsys.readouterr()
+    assert said in output.out + output.err
+
+
+def test_another_error_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("of verl's")
+
+    monkeypatch.setattr(restart, "with_restarts", fail)
+    with pytest.raises(ValueError, match="of verl's"):
+        main.train_and_report(config(tmp_path), None)
+
+
+TYPED = "bash scripts/run_qwen_math.sh run=old 'data.val_files=[a, b]' algo=grpo"
+
+
+def test_the_command_that_resumes_is_the_one_that_was_typed(tmp_path: Path) -> None:
+    arguments = ["main.py", "run=old", "algo=grpo"]
+    typed = main.how_to_resume(config(tmp_path), arguments, {main.COMMAND_VARIABLE: TYPED})
+    words = shlex.split(typed.split(": ", 1)[1])
+    assert words == ["bash", "scripts/run_qwen_math.sh", "data.val_files=[a, b]", "algo=grpo", "run=r"]
+    assert main.how_to_resume(config(tmp_path), arguments, {}).endswith(
+        ": python -m recipe.holderpo.main algo=grpo run=r"
+    )
+
+
+def test_on_several_nodes_every_node_runs_its_command_again(tmp_path: Path) -> None:
+    line = main.how_to_resume(config(tmp_path, nodes=2), [], {main.COMMAND_VARIABLE: TYPED})
+    assert line == "to resume from the last checkpoint: the same command on every node, with run=r"

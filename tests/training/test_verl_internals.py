@@ -1,0 +1,99 @@
+"""verl's and TransferQueue's private names that HölderPO uses: each is still there, and does what is said of it."""
+
+import inspect
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray
+import transfer_queue.interface as queue
+from omegaconf import OmegaConf
+from verl.trainer.main_ppo import TaskRunnerV1, run_ppo
+from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
+from verl.trainer.ppo.v1.trainer_base import PPOTrainer
+from verl.utils.checkpoint.fsdp_checkpoint_manager import FSDPCheckpointManager
+from verl.workers.engine.fsdp.transformer_impl import FSDPEngine
+from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
+
+from recipe.holderpo.config.compose import compose_config
+from recipe.holderpo.training import verl_internals
+from recipe.holderpo.training.task_runner import start_ray
+from recipe.holderpo.training.trainer import HolderTrainerMixin
+
+
+def test_the_methods_that_are_overridden_are_verls() -> None:
+    own = {name for name in vars(HolderTrainerMixin) if name in vars(PPOTrainer) and name.startswith("_")}
+    assert own - {"__init__", "__module__", "__doc__", "__abstractmethods__", "_abc_impl"} == set(
+        verl_internals.OVERRIDDEN
+    )
+    step = (
+        inspect.getsource(PPOTrainer.fit)
+        + inspect.getsource(PPOTrainer._step_once)
+        + inspect.getsource(PPOTrainer.init)
+    )
+    step += inspect.getsource(PPOTrainer.__init__) + inspect.getsource(PPOTrainer._setup)
+    for name in set(verl_internals.OVERRIDDEN) - {"_fetch_one_gen_batch"}:
+        assert f"self.{name}(" in step, f"verl no longer calls {name} where a step or its preparation is"
+    assert "self._fetch_one_gen_batch(" in inspect.getsource(PPOTrainer._next_train_batch)
+
+
+def test_the_task_runner_is_verls_undecorated_class() -> None:
+    assert verl_internals.TaskRunner.__name__ == "TaskRunnerV1" and isinstance(verl_internals.TaskRunner, type)
+    assert hasattr(verl_internals.TaskRunner, "init_agent_loop_manager")
+    assert isinstance(TaskRunnerV1, ray.actor.ActorClass)
+
+
+def test_the_replay_buffer_polls_as_often_as_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert inspect.signature(ReplayBuffer).parameters["poll_interval"].default == 2.0
+    assert "self.poll_interval" in inspect.getsource(ReplayBuffer)
+    buffer = verl_internals.poll_replay_buffer_every(object.__new__(ReplayBuffer), 0.25)
+    assert buffer.poll_interval == 0.25
+
+
+def test_the_loss_function_carries_the_actors_config() -> None:
+    assert "partial(ppo_loss, config=actor_config)" in inspect.getsource(ActorRolloutRefWorker.init_model)
+    config = object()
+    assert verl_internals.actor_config(partial(print, config=config)) is config
+
+
+def test_a_save_goes_through_the_engines_checkpoint_manager() -> None:
+    assert "self.checkpoint_manager.save_checkpoint(" in inspect.getsource(FSDPEngine.save_checkpoint)
+    assert "self.engine.save_checkpoint(" in inspect.getsource(TrainingWorker.save_checkpoint)
+    assert callable(FSDPCheckpointManager.save_checkpoint)
+    worker = SimpleNamespace(
+        actor=SimpleNamespace(
+            engine=SimpleNamespace(checkpoint_manager=SimpleNamespace(save_checkpoint=lambda: "saved"))
+        )
+    )
+    verl_internals.wrap_save(worker, lambda save: lambda: f"wrapped {save()}")
+    assert worker.actor.engine.checkpoint_manager.save_checkpoint() == "wrapped saved"
+
+
+def test_the_queues_handles_are_where_they_are_looked_for() -> None:
+    assert hasattr(queue, "_TQ_CONTROLLER") and hasattr(queue, "_TQ_STORAGE")
+    source = inspect.getsource(queue)
+    assert '"SimpleStorage"' in source and "_TQ_CONTROLLER = " in source
+
+
+@pytest.mark.parametrize(
+    "more", [(), ("transfer_queue.enable=true", "actor_rollout_ref.rollout.full_determinism=true")]
+)
+def test_ray_is_started_as_verl_would(more: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[dict[str, Any]] = []
+    for name in ("VERL_FULL_DETERMINISM", "VLLM_BATCH_INVARIANT", "PYTHONHASHSEED"):
+        monkeypatch.setenv(name, "unset")
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **arguments: calls.append(arguments))
+    config = compose_config([*more, "run_dir=never-made"])
+
+    class Runner:
+        @staticmethod
+        def remote() -> Any:
+            raise StopIteration
+
+    with pytest.raises(StopIteration):
+        run_ppo(OmegaConf.create(OmegaConf.to_container(config)), task_runner_class=Runner)
+    start_ray(config)
+    verls, ours = calls
+    assert ours == verls and ours["runtime_env"]["env_vars"]
