@@ -17,27 +17,10 @@ from holderpo_core.mean import (
     with_gradient,
     zero_masked,
 )
+from holderpo_core.metrics import reduce_rows
 
 ClipLevel = Literal["sequence", "token", "none", "both"]
 CLIP_LEVELS: tuple[ClipLevel, ...] = ("sequence", "token", "none", "both")
-
-Reduction = Literal["max", "min", "sequence_mean", "token_mean", "sum"]
-REDUCTION: dict[str, Reduction] = {
-    "rho_mean": "sequence_mean",
-    "rho_min": "min",
-    "rho_max": "max",
-    "clip_fraction": "sequence_mean",
-    "log_ratio_max": "max",
-    "log_ratio_min": "min",
-    "weight_entropy": "sequence_mean",
-    "effective_sample_size": "sequence_mean",
-    "bound": "sequence_mean",
-    "ppo_kl": "token_mean",
-    "sequences": "sum",
-    "tokens": "sum",
-}
-"""How each metric of `holder_policy_loss` is reduced over micro-batches and ranks: the largest, the smallest, the mean
-weighted by `sequences`, the mean weighted by `tokens`, or the sum."""
 
 # rho = exp(log rho) is formed with log rho within ±20: rho from 2.1e-9 to 4.9e8, so neither rho nor rho^2 can overflow.
 MAX_LOG_RHO = 20.0
@@ -89,7 +72,7 @@ def holder_policy_loss(
         clip_level: "sequence", "token", "none" or "both".
         clip_ratio_low, clip_ratio_high: epsilon of the lower bound, in [0, 1), and of the upper bound, >= 0 and finite.
         rollout_is_weights: None, (B,), or (B, T) with one value over a response's unmasked tokens: rollout-correction
-            weights, pi_old over the sampling policy, one a response, >= 0; a constant.
+            weights, pi_old over the sampling policy, one per response, >= 0; a constant.
         batch_size: what the sum is divided by, in responses. None: those with a token in this call, at least 1. To make
             an update independent of its split, pass the number of responses of the whole update over the number of
             data-parallel ranks whose gradients are averaged (verl: global_batch_size / dp_size).
@@ -125,30 +108,30 @@ def holder_policy_loss(
         nonempty, count = rows.nonempty, rows.count
         log_ratio_mean, log_ratio_max, log_ratio_min = rows.mean, rows.max, rows.min  # before any clip
         ones = torch.ones_like(count)
-        advantage, *faults = _one_a_row(advantages, mask, rows)
+        advantage, *faults = _per_row_value(advantages, mask, rows)
         scale = ones / -(nonempty.sum().clamp_(min=1) if batch_size is None else batch_size)
         if rollout_is_weights is not None:
-            rollout_weight, fault = _one_a_row(rollout_is_weights, mask, rows)
+            rollout_weight, fault = _per_row_value(rollout_is_weights, mask, rows)
             faults.append(fault + (rollout_weight < 0))
             scale *= rollout_weight
 
-        moved: Tensor | None = None
+        clipped_mask: Tensor | None = None
         if clip_level == "token":
             lower = torch.full_like(advantage, -math.inf).masked_fill_(advantage < 0, math.log1p(-clip_ratio_low))
             upper = torch.full_like(advantage, math.inf).masked_fill_(advantage > 0, math.log1p(clip_ratio_high))
             clipped = torch.maximum(rows.values, lower[:, None])
-            rows, moved = _replace_tokens(rows, torch.minimum(clipped, upper[:, None], out=clipped))
+            rows, clipped_mask = _replace_tokens(rows, torch.minimum(clipped, upper[:, None], out=clipped))
         elif clip_level == "both":
             clipped = rows.values.clamp(-math.log1p(clip_ratio_low), math.log1p(clip_ratio_high))
-            rows, moved = _replace_tokens(rows, clipped)
+            rows, clipped_mask = _replace_tokens(rows, clipped)
 
         terms = holder_terms(rows, p)
         del rows  # its (B, T) tensors are the largest temporaries
         entropy = normalized_entropy(weight_entropy(terms.weights, terms.scaled, terms.log_normalizer), count)
         sample_size = effective_sample_size(terms.weights, count)
-        if moved is not None:
+        if clipped_mask is not None:
             # to 0: a clipped token does not move with theta
-            terms.weights.addcmul_(terms.weights, moved.to(dtype), value=-1)
+            terms.weights.addcmul_(terms.weights, clipped_mask.to(dtype), value=-1)
 
         log_rho = terms.log_mean.clamp(-MAX_LOG_RHO, MAX_LOG_RHO)
         rho = log_rho.exp()
@@ -162,61 +145,45 @@ def holder_policy_loss(
             slope = slope.masked_fill_(binds, 0.0)
         else:
             objective = surrogate
-            clip_fraction = ones - 1 if moved is None else moved.sum(1, dtype=torch.int32) / count
+            clip_fraction = ones - 1 if clipped_mask is None else clipped_mask.sum(1, dtype=torch.int32) / count
 
         loss_value = (objective * scale).sum()
         coefficient = slope * scale
 
-        # Rows without a token have advantage 0 and count 1: they are left out of every sum by the factor `nonempty`.
-        sums = torch.stack(
-            (
-                rho,
-                clip_fraction,
-                entropy,
-                sample_size,
-                surrogate.square(),
-                log_ratio_mean * count,
-                count,
-                ones,
-                *faults,
-            )
-        ).mul_(nonempty)
-        extremes = torch.stack((rho, -rho, log_ratio_max, -log_ratio_min)).masked_fill_(~nonempty, -math.inf)
-        # The one host sync of the call.
-        numbers = torch.cat((sums.sum(1), extremes.amax(1))).tolist()
+        metrics, fault_sums = reduce_rows(
+            {
+                "rho_mean": rho,
+                "rho_min": rho,
+                "rho_max": rho,
+                "clip_fraction": clip_fraction,
+                "log_ratio_max": log_ratio_max,
+                "log_ratio_min": log_ratio_min,
+                "weight_entropy": entropy,
+                "effective_sample_size": sample_size,
+                "bound": surrogate.square(),
+                "ppo_kl": log_ratio_mean * -count,
+                "sequences": ones,
+                "tokens": count,
+            },
+            faults,
+            nonempty,
+        )
 
-    rho_sum, clipped_sum, entropy_sum, sample_size_sum, bound_sum, log_ratio_sum, tokens, sequences = numbers[:8]
-    fault_counts, (rho_max, minus_rho_min, log_ratio_max, minus_log_ratio_min) = numbers[8:-4], numbers[-4:]
-    if fault_counts[0] != 0:
+    if fault_sums[0] != 0:
         _raise_row_error("advantages", advantages, response_mask, minimum=-math.inf)
-    if rollout_is_weights is not None and fault_counts[1] != 0:
+    if rollout_is_weights is not None and fault_sums[1] != 0:
         _raise_row_error("rollout_is_weights", rollout_is_weights, response_mask, minimum=0.0)
-    per_sequence = 1 / max(sequences, 1.0)
-    metrics = {
-        "rho_mean": rho_sum * per_sequence,
-        "rho_min": -minus_rho_min,
-        "rho_max": rho_max,
-        "clip_fraction": clipped_sum * per_sequence,
-        "log_ratio_max": log_ratio_max,
-        "log_ratio_min": -minus_log_ratio_min,
-        "weight_entropy": entropy_sum * per_sequence,
-        "effective_sample_size": sample_size_sum * per_sequence,
-        "bound": bound_sum * per_sequence,
-        "ppo_kl": -log_ratio_sum / max(tokens, 1.0),
-        "sequences": sequences,
-        "tokens": tokens,
-    }
     return with_gradient(log_prob, loss_value, terms.weights, coefficient), metrics
 
 
 def _replace_tokens(rows: MaskedRows, clipped: Tensor) -> tuple[MaskedRows, Tensor]:
     """The rows with (B, T) `clipped` for their values, both overwritten; and (B, T) int8, 1 at the tokens that differ."""
     # int8 from floats: torch's comparisons, and its products with bool, are several times slower on a CPU.
-    moved = rows.values.sub_(clipped).sign_().abs_().mul_(rows.keep).to(torch.int8)
-    return summarize_rows(clipped.mul_(rows.keep), rows.keep, rows.nonempty, rows.count), moved
+    clipped_mask = rows.values.sub_(clipped).sign_().abs_().mul_(rows.keep).to(torch.int8)
+    return summarize_rows(clipped.mul_(rows.keep), rows.keep, rows.nonempty, rows.count), clipped_mask
 
 
-def _one_a_row(values: Tensor, mask: Tensor, rows: MaskedRows) -> tuple[Tensor, Tensor]:
+def _per_row_value(values: Tensor, mask: Tensor, rows: MaskedRows) -> tuple[Tensor, Tensor]:
     """The value that each row's unmasked tokens share, (B,), 0 for a row without a token; and its fault, (B,): how far
     the row's values lie apart, nan if one is not finite, 0 if all is well."""
     values = values.to(rows.keep.dtype)
@@ -231,7 +198,7 @@ def _one_a_row(values: Tensor, mask: Tensor, rows: MaskedRows) -> tuple[Tensor, 
 
 
 def _raise_row_error(name: str, values: Tensor, response_mask: Tensor, minimum: float) -> None:
-    """Raise the error that the fault counts of `_one_a_row` announced, naming the first row at fault."""
+    """Raise the error that the faults of `_per_row_value` announced, naming the first row at fault."""
     for i, (row, mask) in enumerate(zip(values, response_mask.bool(), strict=True)):
         unmasked = row[mask] if values.ndim == 2 else row[None] if mask.any() else row[:0]
         if unmasked.numel() == 0:
@@ -245,7 +212,7 @@ def _raise_row_error(name: str, values: Tensor, response_mask: Tensor, minimum: 
             raise ValueError(f"{name} of row {i} contains {low}; allowed is {minimum} and more")
         if low != high:
             raise ValueError(
-                f"{name} of row {i} runs from {low} to {high} over its tokens; HölderPO needs one value a response, "
+                f"{name} of row {i} runs from {low} to {high} over its tokens; HölderPO needs one value per response, "
                 "as group-normalised outcome rewards give"
             )
     raise AssertionError(f"{name}: a fault was counted that is not there")
@@ -271,8 +238,8 @@ def _check_shapes(
     for name, tensor in (("old_log_prob", old_log_prob), ("response_mask", response_mask)):
         if tensor.shape != shape:
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}; allowed is log_prob's, {tuple(shape)}")
-    for name, one_a_row in (("advantages", advantages), ("rollout_is_weights", rollout_is_weights)):
-        if one_a_row is not None and one_a_row.shape not in (shape, shape[:1]):
+    for name, per_row in (("advantages", advantages), ("rollout_is_weights", rollout_is_weights)):
+        if per_row is not None and per_row.shape not in (shape, shape[:1]):
             raise ValueError(
-                f"{name} has shape {tuple(one_a_row.shape)}; allowed is {tuple(shape[:1])} or {tuple(shape)}"
+                f"{name} has shape {tuple(per_row.shape)}; allowed is {tuple(shape[:1])} or {tuple(shape)}"
             )

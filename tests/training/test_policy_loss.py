@@ -1,6 +1,7 @@
-"""What verl gets from loss mode `holder` for a batch that has a number which is none."""
+"""Loss mode `holder` as verl calls it: which key of the actor's config goes where, and numbers that are not finite."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -43,3 +44,37 @@ def test_a_number_at_a_masked_row_is_not_looked_at() -> None:
         log_prob, log_prob, advantages, torch.tensor([[1.0, 1.0], [0.0, 0.0]]), config=config
     )
     assert loss.item() == -1.0
+
+
+CLIP_RATIO = {"clip_ratio": 0.3, "clip_ratio_low": None, "clip_ratio_high": None}  # one key for both, as verl allows
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "loss"),
+    [(1.5, 1.0, -1.3), (0.5, -1.0, 0.9), (1.5, -1.0, 1.5), (0.5, 1.0, -0.5)],  # Eq. 15 by hand: low 0.1, high 0.3
+)
+@pytest.mark.parametrize("keys", [{"clip_ratio_low": 0.1, "clip_ratio_high": 0.3}, CLIP_RATIO])
+def test_the_lower_and_the_upper_clip_are_the_configs(
+    ratio: float, advantage: float, loss: float, keys: dict[str, Any]
+) -> None:
+    config = FSDPActorConfig(
+        strategy="fsdp2", rollout_n=1, use_dynamic_bsz=True, policy_loss=HolderLossConfig(p=1.0), **keys
+    )  # fmt: skip
+    if keys is CLIP_RATIO and loss == 0.9:
+        loss = 0.7
+    log_prob = torch.full((1, 3), math.log(ratio))
+    found, _ = compute_policy_loss_holder(
+        torch.zeros(1, 3), log_prob, torch.full((1, 3), advantage), torch.ones(1, 3), config=config
+    )
+    assert found.item() == pytest.approx(loss, rel=1e-6)
+
+
+def test_the_divisor_is_the_global_batch_over_the_ranks() -> None:
+    config = FSDPActorConfig(strategy="fsdp2", rollout_n=1, use_dynamic_bsz=True, policy_loss=HolderLossConfig(p=0.0))
+    config.global_batch_info.update(global_batch_size=12, dp_size=3)
+    zeros, ones = torch.zeros(2, 3), torch.ones(2, 3)
+    loss, _ = compute_policy_loss_holder(zeros, zeros, ones, ones, config=config)
+    assert loss.item() == pytest.approx(-2 / 4)
+    del config.global_batch_info["global_batch_size"]
+    with pytest.raises(ValueError, match="global_batch_size is required"):
+        compute_policy_loss_holder(zeros, zeros, ones, ones, config=config)

@@ -33,7 +33,7 @@ class Controller:
 
 def steps(p: StepP, first: int, ratios: list[float]) -> list[float]:
     """The p of each step; it is read by several micro-batches, and the rule sees the step's metrics at its end."""
-    values = []
+    values: list[float] = []
     for step, ratio in enumerate(ratios, start=first):
         read = {p.at(step) for _ in range(3)}
         assert len(read) == 1

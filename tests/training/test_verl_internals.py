@@ -1,6 +1,7 @@
 """verl's and TransferQueue's private names that HölderPO uses: each is still there, and does what is said of it."""
 
 import inspect
+from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -61,13 +62,20 @@ def test_a_save_goes_through_the_engines_checkpoint_manager() -> None:
     assert "self.checkpoint_manager.save_checkpoint(" in inspect.getsource(FSDPEngine.save_checkpoint)
     assert "self.engine.save_checkpoint(" in inspect.getsource(TrainingWorker.save_checkpoint)
     assert callable(FSDPCheckpointManager.save_checkpoint)
-    worker = SimpleNamespace(
-        actor=SimpleNamespace(
-            engine=SimpleNamespace(checkpoint_manager=SimpleNamespace(save_checkpoint=lambda: "saved"))
-        )
-    )
-    verl_internals.wrap_save(worker, lambda save: lambda: f"wrapped {save()}")
-    assert worker.actor.engine.checkpoint_manager.save_checkpoint() == "wrapped saved"
+    calls: list[str] = []
+    manager = SimpleNamespace(save_checkpoint=lambda: calls.append("verl's"))
+    worker = SimpleNamespace(actor=SimpleNamespace(engine=SimpleNamespace(checkpoint_manager=manager)))
+
+    def wrap(save: Callable[..., None]) -> Callable[..., None]:
+        def wrapped() -> None:
+            calls.append("ours")
+            save()
+
+        return wrapped
+
+    verl_internals.wrap_save(worker, wrap)
+    manager.save_checkpoint()
+    assert calls == ["ours", "verl's"]
 
 
 def test_the_queues_handles_are_where_they_are_looked_for() -> None:
