@@ -24,6 +24,7 @@ STACK = [
     "matplotlib",  # curves.png
     "rich",  # the progress bar and tables on the console
     "psutil",  # the time since a process began
+    "pydantic>=2.11,<3",  # types and bounds of config values; also brings annotated_types, which names the bounds
     "pebble==5.2.3",  # grading processes that can be killed and are replaced
 ]
 
