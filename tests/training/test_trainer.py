@@ -289,3 +289,27 @@ def test_older_checkpoints_are_pruned(verl: type[Recorded], tmp_path: Path) -> N
         train_step(trainer)
         trainer._save_checkpoint()
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["global_step_3", "global_step_4"]
+
+
+def test_the_rule_of_p_sees_the_metrics_of_every_step_before_it_is_saved(
+    verl: type[Recorded], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, seen = make_trainer(tmp_path), list[tuple[int, float]]()
+    assert trainer.p is not None
+    monkeypatch.setattr(trainer.p, "observe", lambda step, metrics: seen.append((step, metrics["actor/entropy"])))
+
+    def step(self: HolderTrainerSync, metrics: dict[str, Any], timing_raw: dict[str, float]) -> Any:
+        metrics.update(train_step(self))
+        return self._trained[0]
+
+    monkeypatch.setattr(PPOTrainer, "step", step)
+    for _ in range(2):
+        trainer.step({}, {})
+    assert seen == [(1, 0.5), (2, 0.5)]
+
+
+@pytest.mark.parametrize(("step", "due"), [(2, True), (3, False), (TOTAL, True)])
+def test_a_validation_is_due_every_second_step_and_in_the_last(
+    step: int, due: bool, verl: type[Recorded], tmp_path: Path
+) -> None:
+    assert make_trainer(tmp_path, step=step)._validation_due() is due

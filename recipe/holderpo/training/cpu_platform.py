@@ -1,11 +1,12 @@
 """Run verl 0.9.1 with vLLM's CPU build on a machine without an accelerator: `VERL_PLATFORM=cpu`.
 
-verl has a platform interface but ships only accelerators. This module adds the platform and mends, one by one, the places
+verl has a platform interface but ships only accelerators. This module adds the platform and patches, one by one, the places
 where verl or vLLM assume an accelerator. It is inert unless `VERL_PLATFORM=cpu` is set before verl is imported (the plugin
-looks; `hardware=cpu` sets it). Each mend says what fails without it and what would make it unnecessary.
+looks; `hardware=cpu` sets it). Each patch says what fails without it and what would make it unnecessary.
 """
 
 import importlib.metadata
+import multiprocessing
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -212,8 +213,18 @@ def _keep_linear_weights(layers_utils: Any) -> None:
     layers_utils.dispatch_cpu_unquantized_gemm = dispatch_cpu_unquantized_gemm
 
 
+def _leave_no_semaphore(uniproc_executor: Any) -> None:
+    """vLLM's executor in one process makes a lock that it shares with nobody. In its engine's process, which was spawned, that
+    is a semaphore with a name in /dev/shm, which stays there when the process is killed before it can remove it, as Ray does
+    at the end of a run. A lock for forked children has no name.
+
+    Unnecessary once vLLM makes that lock only where workers share it.
+    """
+    uniproc_executor.Lock = multiprocessing.get_context("fork").Lock
+
+
 def install() -> None:
-    """Register the platform and arrange for every mend, each at the moment its target is imported."""
+    """Register the platform and arrange for every patch, each at the moment its target is imported."""
     PlatformRegistry.register("cpu")(PlatformCPU)
     _name_vllm_distribution()
     wrapt.when_imported("verl.utils.distributed")(_use_plain_gloo)
@@ -221,3 +232,4 @@ def install() -> None:
     wrapt.when_imported("verl.workers.engine.fsdp.transformer_impl")(_offload_nothing)
     wrapt.when_imported("verl.workers.rollout.vllm_rollout.bucketed_weight_transfer")(_copy_received_weights)
     wrapt.when_imported("vllm.model_executor.layers.utils")(_keep_linear_weights)
+    wrapt.when_imported("vllm.v1.executor.uniproc_executor")(_leave_no_semaphore)

@@ -1,0 +1,239 @@
+"""Mutations: one place of the code each, and the tests that must notice. "found" is what stands there, once."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+_RECIPE = "recipe/holderpo"
+
+
+@dataclass(frozen=True)
+class Mutation:
+    name: str
+    file: str
+    found: str
+    put: str
+    tests: tuple[str, ...]
+    starts_stack: bool = False
+
+
+def mutated(text: str, mutation: Mutation) -> str:
+    """The file with the mutation. Raises ValueError where its place is not there exactly once."""
+    if text.count(mutation.found) != 1:
+        raise ValueError(f"{mutation.file} has {text.count(mutation.found)} places {mutation.found!r}")
+    return text.replace(mutation.found, mutation.put)
+
+
+_TRAINER = f"{_RECIPE}/training/trainer.py"
+_WORKER = f"{_RECIPE}/training/worker.py"
+_COLLAPSE = f"{_RECIPE}/fault_tolerance/collapse.py"
+_WIRING = ("tests/training/test_trainer.py",)
+
+MUTATIONS = (
+    # Those that a review found would have survived
+    Mutation(
+        "swapped clip_ratio_low and clip_ratio_high",
+        f"{_RECIPE}/policy_loss.py",
+        "clip_ratio_low=config.clip_ratio if config.clip_ratio_low is None else config.clip_ratio_low",
+        "clip_ratio_low=config.clip_ratio if config.clip_ratio_high is None else config.clip_ratio_high",
+        ("tests/training/test_policy_loss.py",),
+    ),
+    Mutation(
+        "the limits of guard are not looked at",
+        _TRAINER,
+        "        self.collapse.step(self.global_steps, metrics)\n",
+        "",
+        _WIRING,
+    ),
+    Mutation(
+        "exit status of a collapse",
+        f"{_RECIPE}/main.py",
+        "sys.exit(ExitStatus.GUARD)",
+        "sys.exit(ExitStatus.FINISHED)",
+        ("tests/test_main.py",),
+    ),
+    Mutation(
+        "a failed save ends the run",
+        _TRAINER,
+        'self._trained[1]["checkpoint/failed"] = 1.0',
+        "raise",
+        _WIRING,
+    ),
+    Mutation(
+        "an episode's numbers are those of its first sample",
+        f"{_RECIPE}/training/metrics.py",
+        "int(number) > last[episode][0]",
+        "int(number) < last[episode][0]",
+        ("tests/training/test_metrics.py",),
+    ),
+    Mutation(
+        "a full response that ended is cut off",
+        f"{_RECIPE}/rewards/manager.py",
+        "full and not ended",
+        "full",
+        ("tests/rewards/test_manager.py",),
+    ),
+    Mutation(
+        "a validation after a resume is recorded each time",
+        _TRAINER,
+        "self.global_steps == self.record.resumed_at and self.record.lacks_line",
+        "self.global_steps == self.record.resumed_at",
+        _WIRING,
+    ),
+    # Trainer
+    Mutation(
+        "the rule of p does not see the metrics",
+        _TRAINER,
+        "            self.p.observe(self.global_steps, metrics)\n",
+        "            pass\n",
+        _WIRING,
+    ),
+    Mutation(
+        "p of the step before",
+        _TRAINER,
+        "batch.extra_info[P_KEY] = self.p.at(self.global_steps)",
+        "batch.extra_info[P_KEY] = self.p.at(self.global_steps - 1)",
+        _WIRING,
+    ),
+    Mutation(
+        "the state of the parts is not restored",
+        _TRAINER,
+        "                part.load_state_dict(state[name])\n",
+        "                pass\n",
+        _WIRING,
+    ),
+    Mutation(
+        "the last step's validation is not waited for",
+        _TRAINER,
+        " or self.global_steps >= self.total_training_steps))",
+        "))",
+        _WIRING,
+    ),
+    Mutation(
+        "SIGTERM in the last step stops it too",
+        _TRAINER,
+        "if stop_requested(self.config.run_dir) and self.global_steps < self.total_training_steps:",
+        "if stop_requested(self.config.run_dir):",
+        _WIRING,
+    ),
+    Mutation(
+        "the rule is asked each time that p is read",
+        f"{_RECIPE}/training/step_p.py",
+        "if step != self.step or self.p is None:",
+        "if True:",
+        ("tests/training/test_step_p.py",),
+    ),
+    # Worker
+    Mutation(
+        "a mean over sequences is sent as a mean",
+        _WORKER,
+        "Metric(AggregationType.SUM, values[name] * count[how])",
+        "Metric(AggregationType.SUM, values[name])",
+        ("tests/training/test_worker.py",),
+    ),
+    Mutation(
+        "ranks do not meet after a failed write",
+        _WORKER,
+        "            torch.distributed.barrier()\n",
+        "",
+        ("tests/training/test_worker.py",),
+    ),
+    Mutation(
+        "a batch without p is trained with the last one",
+        _WORKER,
+        "    if P_KEY not in data:\n",
+        "    if False:\n",
+        ("tests/training/test_worker.py",),
+    ),
+    # Guard
+    Mutation(
+        "a collapse is one step late",
+        _COLLAPSE,
+        "if step - self.since + 1 >= self.limits.steps:",
+        "if step - self.since >= self.limits.steps:",
+        ("tests/fault_tolerance/test_collapse.py",),
+    ),
+    Mutation(
+        "a NaN is inside the limits",
+        _COLLAPSE,
+        "inside = number <= limit if above else number >= limit",
+        "inside = not (number > limit if above else number < limit)",
+        ("tests/fault_tolerance/test_collapse.py",),
+    ),
+    # Resume and checkpoints
+    Mutation(
+        "every key is free on resume",
+        f"{_RECIPE}/fault_tolerance/resume.py",
+        'return any(fnmatchcase(key, pattern) or fnmatchcase(key, f"{pattern}.*") for pattern in patterns)',
+        "return True",
+        ("tests/config/test_configs.py",),
+    ),
+    Mutation(
+        "one checkpoint too many is kept",
+        f"{_RECIPE}/fault_tolerance/checkpoint.py",
+        "step_of(folder) <= newest][:keep]",
+        "step_of(folder) <= newest][: keep + 1]",
+        ("tests/fault_tolerance/test_checkpoint.py",),
+    ),
+    # Evaluation
+    Mutation(
+        "a problem with some of its answers is done",
+        f"{_RECIPE}/evaluation/generate.py",
+        'if answers[row["index"]] == n]',
+        'if answers[row["index"]] >= 1]',
+        ("tests/evaluation/test_evaluation.py",),
+    ),
+    Mutation(
+        "a checkpoint is not merged",
+        f"{_RECIPE}/evaluation/model.py",
+        "return str(_merge(checkpoint))",
+        "return str(checkpoint)",
+        ("tests/stack/test_evaluation.py",),
+        starts_stack=True,
+    ),
+    # Launch
+    Mutation(
+        "a rank beyond the last node is taken",
+        f"{_RECIPE}/launch/settings.py",
+        '_whole(merged, "NODE_RANK", 0, 0, nodes - 1)',
+        '_whole(merged, "NODE_RANK", 0, 0, nodes)',
+        ("tests/launch/test_settings.py",),
+    ),
+    Mutation(
+        "a token file that a group can read is taken",
+        f"{_RECIPE}/launch/cluster.py",
+        "path.stat().st_mode & 0o077:",
+        "path.stat().st_mode & 0o007:",
+        ("tests/launch/test_settings.py",),
+    ),
+    Mutation(
+        "the authors' rising schedule falls",
+        f"{_RECIPE}/launch/settings.py",
+        '("HOLDER_P_MIN", "HOLDER_P_MAX") if rising',
+        '("HOLDER_P_MAX", "HOLDER_P_MIN") if rising',
+        ("tests/launch/test_settings.py",),
+    ),
+    # Rewards
+    Mutation(
+        "a response that was cut off is graded",
+        f"{_RECIPE}/rewards/math.py",
+        'if extra_info and extra_info.get("truncated"):',
+        "if False:",
+        ("tests/rewards/grading/test_grader.py",),
+    ),
+    Mutation(
+        "numbers are equal within a thousandth",
+        f"{_RECIPE}/rewards/grading/answers.py",
+        "RELATIVE_TOLERANCE = Fraction(1, 10**6)",
+        "RELATIVE_TOLERANCE = Fraction(1, 10**3)",
+        ("tests/rewards/grading/test_answers.py",),
+    ),
+    # The loss
+    Mutation(
+        "the smallest of a metric has the wrong sign",
+        "holderpo_core/metrics.py",
+        '"min": -1.0}',
+        '"min": 1.0}',
+        ("tests/core/test_loss.py",),
+    ),
+)
