@@ -80,6 +80,8 @@ setup(
     entry_points={
         # verl loads this group at `import verl` in every process: driver, Ray workers, vLLM's subprocesses
         "verl.plugins": ["holderpo = recipe.holderpo.plugin"],
+        # vLLM calls this group's functions first in each of its processes, before verl is imported there
+        "vllm.general_plugins": ["holderpo = recipe.holderpo.plugin:load_in_vllm"],
     },
     classifiers=[
         "Operating System :: POSIX :: Linux",

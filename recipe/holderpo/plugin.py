@@ -41,6 +41,10 @@ def install() -> None:
         cpu_platform.install()
 
 
+def load_in_vllm() -> None:
+    """For vLLM, whose engine has made its executor before it imports verl. That this module has been imported is all."""
+
+
 try:
     install()
 except BaseException:

@@ -31,6 +31,18 @@ def test_cpu_platform_is_inert_unless_selected() -> None:
     assert _python(code, VERL_PLATFORM="cpu").stdout.split() == ["True", "False", "True"]
 
 
+def test_vllms_executor_makes_no_semaphore_with_a_name() -> None:
+    """As in its engine's process, which is spawned: such a semaphore stays in /dev/shm when the process is killed."""
+    code = (
+        "import multiprocessing; multiprocessing.set_start_method('spawn')\n"
+        "from vllm.plugins import load_general_plugins; load_general_plugins()\n"
+        "from vllm.v1.executor import uniproc_executor\n"
+        "print(multiprocessing.Lock()._semlock.name is None, uniproc_executor.Lock()._semlock.name is None)"
+    )
+    done = _python(code, VERL_PLATFORM="cpu")
+    assert done.stdout.split()[-2:] == ["False", "True"], done.stderr
+
+
 def test_a_plugin_that_fails_to_load_is_seen(tmp_path: Path) -> None:
     (tmp_path / "wrapt.py").write_text("raise ImportError('broken on purpose')")
     done = _python("import verl", PYTHONPATH=str(tmp_path))

@@ -214,9 +214,9 @@ def _keep_linear_weights(layers_utils: Any) -> None:
 
 
 def _leave_no_semaphore(uniproc_executor: Any) -> None:
-    """vLLM's executor in one process makes a lock that it shares with nobody. In its engine's process, which was spawned, that
-    is a semaphore with a name in /dev/shm, which stays there when the process is killed before it can remove it, as Ray does
-    at the end of a run. A lock for forked children has no name.
+    """vLLM's executor in one process makes a lock that it shares with nobody. In its engine's process, which was spawned,
+    that is a semaphore with a name in /dev/shm, which stays there when the process is killed before it can remove it, as Ray
+    does at the end of a run. A lock for forked children has no name.
 
     Unnecessary once vLLM makes that lock only where workers share it.
     """
