@@ -17,11 +17,11 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 from recipe.holderpo.data import build
 from recipe.holderpo.data.sources import SOURCES, DataError, Row, parse_source
 from recipe.holderpo.data.templates import TEMPLATES
+from recipe.holderpo.report.text_table import text_table
 
 OVERLAP_CHOICES = ("refuse", "drop", "keep")
 
@@ -85,12 +85,12 @@ def main(argv: list[str] | None = None) -> None:
         return track(rows, description=f"{name:>16}", console=console)
 
     try:
-        make(options, progress, console)
+        make(options, progress)
     except DataError as error:
         sys.exit(f"error: {error}")
 
 
-def make(options: argparse.Namespace, progress: Callable[[list[Row], str], Iterable[Row]], console: Console) -> None:
+def make(options: argparse.Namespace, progress: Callable[[list[Row], str], Iterable[Row]]) -> None:
     train = [build.load(*parse_source(argument), progress) for argument in options.train]
     # A benchmark is what it is: nothing of it is left out, or its figures could not be compared with others'.
     evaluation = [build.load(*parse_source(argument), progress, keep_duplicates=True) for argument in options.eval]
@@ -111,7 +111,7 @@ def make(options: argparse.Namespace, progress: Callable[[list[Row], str], Itera
         for data in train:
             build.drop_keys(data, set().union(*shared.values()))
     write(train, evaluation, options)
-    report([*train, *evaluation], console)
+    report([*train, *evaluation])
 
 
 def write(train: list[build.DataSet], evaluation: list[build.DataSet], options: argparse.Namespace) -> None:
@@ -133,19 +133,14 @@ def write(train: list[build.DataSet], evaluation: list[build.DataSet], options: 
     (options.out / "data.json").write_text(json.dumps(manifest, indent=2) + "\n")
 
 
-def report(sets: list[build.DataSet], console: Console) -> None:
-    table = Table(title="problems")
-    columns = list(sets[0].counts)
-    table.add_column("set")
-    for column in columns:
-        table.add_column(column.replace("_", " "), justify="right")
-    for data in sets:
-        table.add_row(data.name, *(str(data.counts[column]) for column in columns))
-    console.print(table)
+def report(sets: list[build.DataSet]) -> None:
+    """Print how many problems of each set were kept, and why the others were left out, to standard error."""
+    head = ["problems", *(column.replace("_", " ") for column in sets[0].counts)]
+    print(text_table([head, *([data.name, *map(str, data.counts.values())] for data in sets)]), file=sys.stderr)
     for data in sets:
         expected = SOURCES[data.name].count if data.name in SOURCES else None
         if expected is not None and expected != len(data.problems):
-            console.print(f"note: {data.name} has {len(data.problems)} problems; {expected} were expected")
+            print(f"note: {data.name} has {len(data.problems)} problems; {expected} were expected", file=sys.stderr)
 
 
 if __name__ == "__main__":
