@@ -7,6 +7,7 @@ text, tokens and score), and the table as table.txt, table.md, table.csv and res
 
 import hashlib
 import json
+import math
 import os
 import re
 import sys
@@ -109,7 +110,7 @@ def evaluate(config: DictConfig) -> dict[str, dict[str, Estimate]]:
         sampler = Sampler(model, TEMPLATES[config.template], _engine(config))
         sampling = Sampling(config.n, config.temperature, config.top_p, config.max_tokens, config.seed)
         limits = dict(config.grading)
-        with Progress() as progress:
+        with Progress(speed_estimate_period=math.inf) as progress:  # the mean over all chunks; one may take minutes
             for name, rest in missing.items():
                 task = progress.add_task(name, total=len(problems[name]), completed=len(problems[name]) - len(rest))
                 for start in range(0, len(rest), config.chunk):
