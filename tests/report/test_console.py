@@ -197,11 +197,12 @@ def columns(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_on_a_terminal_a_bar_is_below_the_lines(tmp_path: Path, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    now, terminal = 0.0, Terminal()
-    monkeypatch.setattr("rich.console.monotonic", lambda: now)
+    clock, terminal = [0.0], Terminal()
+    monkeypatch.setattr("rich.console.monotonic", lambda: clock[-1])
     with Progress(tmp_path / "metrics.jsonl", 60, stream=terminal.stream, started=time.time()):
         terminal.wait_for(f"{STARTING} ")
-        for step, now in ((30, 100.0), (31, 400.0)):  # resumed: 30 is the first step that this process sees
+        for step, seconds in ((30, 100.0), (31, 400.0)):  # resumed: 30 is the first step that this process sees
+            clock.append(seconds)
             RunRecord(tmp_path).step(step, {"critic/score/mean": 0.5})
             terminal.wait_for(f"step  {step}/60")
     first, *steps, bar, end = terminal.screen()
