@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import statistics
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,29 @@ def test_what_follows_from_the_model(tmp_path: Path) -> None:
         check(made)
     OmegaConf.save({}, run / "config.yaml")
     assert trained_template(str(run)) == "model"
+
+
+def test_a_checkpoint_is_merged_once_and_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    actor = tmp_path / "global_step_7" / "actor"
+    actor.mkdir(parents=True)
+    (actor / "fsdp_config.json").touch()
+    outcomes = [(1, "Traceback\nRuntimeError: a shard is missing"), (0, "")]
+
+    def merger(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        """verl's, which fails the first time, in the middle."""
+        status, errors = outcomes.pop(0)
+        options = dict(zip(command[-4::2], command[-3::2], strict=True))
+        assert options["--local_dir"] == str(actor)
+        (Path(options["--target_dir"]) / "config.json").write_text("{}" if status == 0 else "{")
+        return subprocess.CompletedProcess(command, status, "", errors)
+
+    monkeypatch.setattr(subprocess, "run", merger)
+    with pytest.raises(ConfigError, match="cannot be merged: RuntimeError: a shard is missing"):
+        resolve_model(str(actor.parent), trust_checkpoint=True)
+    assert [path.name for path in actor.iterdir()] == ["fsdp_config.json"]
+    for _ in range(2):  # the second time nothing is left to do
+        assert resolve_model(str(actor.parent), trust_checkpoint=True) == str(actor / "merged")
+    assert (actor / "merged" / "config.json").read_text() == "{}" and outcomes == []
 
 
 def test_what_model_may_name(tmp_path: Path) -> None:

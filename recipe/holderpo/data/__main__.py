@@ -18,6 +18,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 
+from recipe.holderpo import atomic
 from recipe.holderpo.data import build
 from recipe.holderpo.data.sources import SOURCES, DataError, Row, parse_source
 from recipe.holderpo.data.templates import TEMPLATES
@@ -130,7 +131,7 @@ def write(train: list[build.DataSet], evaluation: list[build.DataSet], options: 
         "tokenizer": options.tokenizer,
         "sha256": files,
     }
-    (options.out / "data.json").write_text(json.dumps(manifest, indent=2) + "\n")
+    atomic.write_text(options.out / "data.json", json.dumps(manifest, indent=2) + "\n")
 
 
 def report(sets: list[build.DataSet]) -> None:

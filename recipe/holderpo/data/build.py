@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from recipe.holderpo import atomic
 from recipe.holderpo.data.answers import answer_of_solution, normalize_ground_truth, problem_key
 from recipe.holderpo.data.sources import (
     ANSWER_COLUMNS,
@@ -121,7 +122,6 @@ def write_parquet(rows: list[Row], path: Path) -> str:
     import pyarrow.parquet
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".unfinished")
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), unfinished, compression="zstd")
-    unfinished.replace(path)
+    with atomic.new_file(path) as part:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), part, compression="zstd")
     return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.progress import Progress
 
+from recipe.holderpo import atomic
 from recipe.holderpo.config.checks import ConfigError
 from recipe.holderpo.data.templates import TEMPLATES
 from recipe.holderpo.evaluation import table
@@ -80,7 +81,8 @@ def open_run(config: DictConfig, model: str, files: dict[str, Path]) -> Path:
                 f"{key} is {value!r}; allowed is {saved[key]!r}, with which {folder} began; or give it another name: run=..."
             )
     folder.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(OmegaConf.create({**saved, **OmegaConf.to_container(config, resolve=True), **now}), saved_file)  # type: ignore[dict-item]
+    began_with = OmegaConf.create({**saved, **OmegaConf.to_container(config, resolve=True), **now})  # type: ignore[dict-item]
+    atomic.write_text(saved_file, OmegaConf.to_yaml(began_with))
     return folder
 
 
@@ -143,7 +145,7 @@ def write(folder: Path, results: dict[str, dict[str, Estimate]]) -> None:
         ("table.csv", table.as_csv(results)),
         ("results.json", table.as_json(results)),
     ):
-        (folder / name).write_text(text)
+        atomic.write_text(folder / name, text)
 
 
 def faults(folder: Path) -> str:

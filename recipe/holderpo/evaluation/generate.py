@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from recipe.holderpo import atomic
 from recipe.holderpo.config.checks import ConfigError
 
 
@@ -61,16 +62,11 @@ class Store:
         self.path = path
         rows: list[dict[str, Any]] = []
         if path.exists():
-            whole, _, _torn = path.read_text(encoding="utf-8").rpartition("\n")
-            rows = [json.loads(line) for line in whole.split("\n") if line]
+            rows = [json.loads(line) for line in atomic.complete_lines(path)]
         answers = Counter(row["index"] for row in rows)
         self.rows = [row for row in rows if answers[row["index"]] == n]
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".unfinished")
-        unfinished.write_text(
-            "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows), encoding="utf-8"
-        )
-        unfinished.replace(path)
+        atomic.write_text(path, "".join(map(_line, self.rows)))
 
     def done(self) -> set[int]:
         """Indices of the problems that have answers."""
@@ -79,7 +75,7 @@ class Store:
     def add(self, rows: list[dict[str, Any]]) -> None:
         """All answers of some problems, on disk when this returns."""
         with self.path.open("a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+            file.write("".join(map(_line, rows)))
         self.rows += rows
 
     def right(self) -> list[list[float]]:
@@ -88,6 +84,10 @@ class Store:
         for row in sorted(self.rows, key=lambda row: (row["index"], row["sample"])):
             by_problem.setdefault(row["index"], []).append(row["score"])
         return list(by_problem.values())
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"
 
 
 class Sampler:

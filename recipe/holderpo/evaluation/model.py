@@ -3,10 +3,12 @@
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from recipe.holderpo import atomic
 from recipe.holderpo.config.checks import ConfigError
 from recipe.holderpo.fault_tolerance.checkpoint import PREFIX, newest_whole
 from recipe.holderpo.fault_tolerance.safe_load import check_holds_no_code
@@ -52,17 +54,15 @@ def _checkpoint(path: Path) -> Path | None:
 
 def _merge(actor: Path) -> Path:
     merged = actor / "merged"
-    if (merged / "config.json").exists() and (merged / ".whole").exists():
+    if merged.exists():
         return merged
     print(f"merging {actor} ...", flush=True)
-    command = [sys.executable, "-m", "verl.model_merger", "merge", "--backend", "fsdp"]
-    done = subprocess.run(
-        [*command, "--local_dir", str(actor), "--target_dir", str(merged)], capture_output=True, text=True, check=False
-    )
-    if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise ConfigError(f"model: {actor} cannot be merged: {last}")
-    (merged / ".whole").touch()
+    command = [sys.executable, "-m", "verl.model_merger", "merge", "--backend", "fsdp", "--local_dir", str(actor)]
+    with suppress(FileExistsError), atomic.new_folder(merged) as new:  # another evaluation may be faster
+        done = subprocess.run([*command, "--target_dir", str(new)], capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+            raise ConfigError(f"model: {actor} cannot be merged: {last}")
     return merged
 
 

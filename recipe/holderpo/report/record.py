@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from recipe.holderpo import atomic
+
 METRICS_FILE = "metrics.jsonl"
 
 # JSON has no NaN and no infinities. p = inf is a legal value and a NaN gradient norm must stay visible, so null would
@@ -45,9 +47,7 @@ class RunRecord:
         """
         old = read_metrics(self.path) if step > 0 and self.path.exists() else []
         kept = [record for record in old if record["step"] <= step]
-        part = self.path.with_name(self.path.name + ".part")
-        part.write_text("".join(_line(record) for record in kept), encoding="utf-8")
-        os.replace(part, self.path)
+        atomic.write_text(self.path, "".join(_line(record) for record in kept), sync=True)
         self.resumed_at = step
         self.last_step = int(kept[-1]["step"]) if kept else None
 
@@ -105,9 +105,8 @@ def read_metrics(path: str | Path) -> list[dict[str, float]]:
         FileNotFoundError: no such file.
         ValueError: any other line is not a JSON object with a "step"; the message names file and line.
     """
-    *complete, _unfinished = Path(path).read_text(encoding="utf-8").split("\n")
     records = []
-    for number, line in enumerate(complete, start=1):
+    for number, line in enumerate(atomic.complete_lines(Path(path)), start=1):
         try:
             records.append(parse_line(line))
         except ValueError as error:
