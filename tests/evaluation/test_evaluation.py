@@ -5,7 +5,10 @@ import json
 import math
 import statistics
 import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -17,7 +20,7 @@ from recipe.holderpo.config.checks import ConfigError
 from recipe.holderpo.evaluation import table
 from recipe.holderpo.evaluation.__main__ import check, complete, open_run
 from recipe.holderpo.evaluation.compare import read_results
-from recipe.holderpo.evaluation.generate import Problem, Store, request_seed
+from recipe.holderpo.evaluation.generate import Problem, Sampler, Sampling, Store
 from recipe.holderpo.evaluation.metrics import Estimate, average, mean_over_problems, pass_at_k
 from recipe.holderpo.evaluation.model import resolve_model, trained_template
 
@@ -91,10 +94,22 @@ def test_the_store_keeps_whole_problems_alone(tmp_path: Path) -> None:
     assert [row["index"] for row in Store(store.path, n=2).rows] == [1, 1, 0, 0, 2, 2]
 
 
-def test_seeds_belong_to_problem_and_sample() -> None:
-    one, other = Problem("amc", 3, "", ""), Problem("amc", 4, "", "")
-    seeds = {request_seed(s, p, n) for s in (1, 2) for p in (one, other) for n in (0, 1)}
-    assert len(seeds) == 8 and max(seeds) < 2**31 and request_seed(1, one, 0) == request_seed(1, one, 0)
+def test_every_sampled_answer_has_a_seed_of_its_own_and_a_greedy_one_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def generate(prompts: list[object], parameters: list[dict[str, Any]], use_tqdm: bool) -> list[SimpleNamespace]:
+        return [SimpleNamespace(outputs=[given["seed"]]) for given in parameters]
+
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(SamplingParams=lambda **given: given))
+    sampler = Sampler.__new__(Sampler)
+    sampler.llm = SimpleNamespace(generate=generate)
+    sampler.prompt = lambda problem: {"prompt_token_ids": []}  # type: ignore[method-assign]
+    problems = [Problem("amc", 3, "", ""), Problem("amc", 4, "", ""), Problem("minerva", 3, "", "")]
+
+    def seeds(temperature: float, seed: int) -> list[int | None]:
+        sampling = Sampling(n=2, temperature=temperature, top_p=1.0, max_tokens=9, seed=seed)
+        return [made for _, _, made in sampler.answers(problems, sampling)]
+
+    assert len({*seeds(0.6, seed=1), *seeds(0.6, seed=2)}) == 2 * len(problems) * 2
+    assert seeds(0.6, seed=1) == seeds(0.6, seed=1) and set(seeds(0.0, seed=1)) == {None}
 
 
 def config(*overrides: str) -> DictConfig:

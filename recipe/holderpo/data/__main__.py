@@ -21,7 +21,7 @@ from rich.progress import track
 from recipe.holderpo import atomic
 from recipe.holderpo.data import build
 from recipe.holderpo.data.sources import SOURCES, DataError, Row, parse_source
-from recipe.holderpo.data.templates import TEMPLATES
+from recipe.holderpo.data.templates import TEMPLATES, prompt_ids
 from recipe.holderpo.report.text_table import text_table
 
 OVERLAP_CHOICES = ("refuse", "drop", "keep")
@@ -67,15 +67,7 @@ def token_counter(tokenizer: str, template: str) -> Callable[[str], int]:
         loaded = AutoTokenizer.from_pretrained(tokenizer)
     except (OSError, ValueError) as error:
         raise DataError(f"--tokenizer {tokenizer}: {' '.join(str(error).split())[:200]}") from error
-
-    def count(problem: str) -> int:
-        messages = [{"role": "user", "content": problem}]
-        text = loaded.apply_chat_template(
-            messages, chat_template=TEMPLATES[template], add_generation_prompt=True, tokenize=False
-        )
-        return len(loaded(text, add_special_tokens=False)["input_ids"])
-
-    return count
+    return lambda problem: len(prompt_ids(loaded, problem, TEMPLATES[template]))
 
 
 def main(argv: list[str] | None = None) -> None:

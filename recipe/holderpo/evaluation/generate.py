@@ -1,6 +1,5 @@
 """Sampling answers with vLLM, graded as they come, a chunk of problems at a time, so that a stopped run goes on."""
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -10,6 +9,8 @@ from typing import Any
 
 from recipe.holderpo import atomic
 from recipe.holderpo.config.checks import ConfigError
+from recipe.holderpo.data.templates import prompt_ids
+from recipe.holderpo.seeds import request_seed
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,6 @@ def read_problems(path: Path) -> list[Problem]:
         )
         for row in pyarrow.parquet.read_table(path).to_pylist()
     ]
-
-
-def request_seed(seed: int, problem: Problem, sample: int) -> int:
-    """A seed (31 bits) for one answer: the same in every run, whatever is sampled beside it."""
-    text = f"{seed}/{problem.benchmark}/{problem.index}/{sample}"
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little") >> 1
 
 
 class Store:
@@ -101,13 +96,7 @@ class Sampler:
         self.template = template
 
     def prompt(self, problem: Problem) -> dict[str, list[int]]:
-        text = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": problem.text}],
-            chat_template=self.template,
-            add_generation_prompt=True,
-            tokenize=False,
-        )
-        return {"prompt_token_ids": self.tokenizer(text, add_special_tokens=False)["input_ids"]}
+        return {"prompt_token_ids": prompt_ids(self.tokenizer, problem.text, self.template)}
 
     def answers(self, problems: list[Problem], sampling: Sampling) -> Iterator[tuple[Problem, int, Any]]:
         """(problem, sample, vLLM's completion) of every answer. Each has a seed of its own."""
@@ -119,7 +108,9 @@ class Sampler:
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
                 max_tokens=sampling.max_tokens,
-                seed=request_seed(sampling.seed, problem, sample) if sampling.temperature > 0 else None,
+                seed=request_seed(sampling.seed, problem.index, sample, problem.benchmark)
+                if sampling.temperature > 0
+                else None,
             )
             for problem, sample in requests
         ]
