@@ -114,10 +114,10 @@ def check_files(config: DictConfig) -> list[Finding]:
     if config.embedded_model is None:
         model = str(config.actor_rollout_ref.model.path)  # "None" where it is null
         local = model == "None" or model.startswith(("/", ".", "~"))
-        whole = not local or (Path(model).expanduser() / "config.json").exists()
+        usable = not local or (Path(model).expanduser() / "config.json").exists()
         fix = "a Hugging Face folder has a config.json; or give a hub id"
         findings.append(
-            Finding("model", model if local else f"{model} (hub id: not looked up)", None if whole else fix)
+            Finding("model", model if local else f"{model} (hub id: not looked up)", None if usable else fix)
         )
     for name in ("train_files", "val_files") if config.embedded_data is None else ():
         for file in data_files(config, f"data.{name}"):

@@ -79,7 +79,11 @@ MODELS = {
 
 
 def read_architecture(folder: Path) -> Architecture:
-    """The architecture in a Hugging Face folder's config.json. Raises ValueError for a family that is not known here."""
+    """The architecture in a Hugging Face folder's config.json.
+
+    Raises:
+        ValueError: the model's family is not known here.
+    """
     config: dict[str, Any] = json.loads((folder / "config.json").read_text())
     family = config.get("model_type")
     if family not in ("qwen2", "qwen3", "llama"):
@@ -158,7 +162,7 @@ def estimate(model: Architecture, gpus: int, work: Workload, gpu: Gpu, tensor_pa
     activations = work.tokens_per_gpu * (model.saved_bytes_per_token() + model.layer_bytes_per_token()) / GB
     logits = work.tokens_per_gpu * model.logits_bytes_per_token() / GB
     weights = 2 * parameters / tensor_parallel / GB
-    # vLLM takes its share of the whole GPU; the trainer's float32 shards and moments stay beside it (gradients are freed).
+    # vLLM's share is of all of the GPU's memory; the trainer's float32 shards and moments stay beside it (gradients are freed).
     share = work.gpu_memory_utilization * gpu.memory_gb
     kv_tokens = max(0.0, share - weights - OVERHEAD_GB / 2) * GB * tensor_parallel / model.kv_bytes_per_token
     tokens = work.responses * (work.prompt_tokens + work.response_tokens)

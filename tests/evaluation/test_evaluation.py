@@ -82,7 +82,7 @@ def test_json_comes_back_as_it_was(tmp_path: Path) -> None:
     assert json.loads(table.as_json(RESULTS))["holder"]["average"]["accuracy"] == pytest.approx(sum(PAPER.values()) / 5)
 
 
-def test_the_store_keeps_whole_problems_alone(tmp_path: Path) -> None:
+def test_the_store_keeps_only_problems_with_all_their_answers(tmp_path: Path) -> None:
     store = Store(tmp_path / "g" / "x.jsonl", n=2)
     store.add([{"index": 1, "sample": s, "score": float(s == 0)} for s in range(2)])
     store.add([{"index": 0, "sample": s, "score": 1.0} for s in range(2)])
@@ -138,7 +138,7 @@ def test_a_wrong_value_is_one_line(overrides: str) -> None:
     assert str(caught.value).startswith(BAD[overrides]) and "\n" not in str(caught.value)
 
 
-def test_an_evaluation_goes_on_only_with_what_it_began_with(tmp_path: Path) -> None:
+def test_an_evaluation_is_resumed_only_with_what_it_began_with(tmp_path: Path) -> None:
     place, file = f"out_dir={tmp_path}", tmp_path / "eval_amc.parquet"
     file.write_text("problems")
     open_run(config(place), "a/b", {"amc": file})
@@ -171,7 +171,7 @@ def test_what_follows_from_the_model(tmp_path: Path) -> None:
     assert trained_template(str(run)) == "model"
 
 
-def test_a_checkpoint_is_merged_once_and_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_is_merged_once_and_completely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     actor = tmp_path / "global_step_7" / "actor"
     actor.mkdir(parents=True)
     (actor / "fsdp_config.json").touch()

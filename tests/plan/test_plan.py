@@ -86,7 +86,7 @@ def test_more_gpus_take_less_memory_and_time_each() -> None:
     runs = [estimate(MODELS["qwen2.5_math_7b"], gpus, Workload(), Gpu()) for gpus in (4, 8, 64, 512)]
     for fewer, more in pairwise(runs):
         assert more.training < fewer.training and more.step_s < fewer.step_s
-    # decoding reads the weights once a step on every GPU, however few responses it runs: generation does not scale away
+    # decoding reads the weights once per step on every GPU, however few responses it runs: generation does not scale away
     assert runs[-1].generate_s > 0.5 * runs[1].generate_s
 
 

@@ -67,7 +67,7 @@ def test_floats_come_back_bit_for_bit_and_each_line_is_strict_json(
     json.loads((path / "metrics.jsonl").read_text(), parse_constant=refuse)
     (record,) = read_metrics(path / "metrics.jsonl")
     for i, value in enumerate(values):
-        assert repr(record[f"k{i}"]) == repr(value)  # tells -0.0 from 0.0; one NaN is as good as another
+        assert repr(record[f"k{i}"]) == repr(value)  # distinguishes -0.0 from 0.0; one NaN is as good as another
 
 
 def _steps(path: Path) -> list[float]:
@@ -130,7 +130,7 @@ def test_the_record_knows_where_it_resumed_and_its_last_step(tmp_path: Path) -> 
     assert (resumed.resumed_at, resumed.last_step) == (5, 3)
 
 
-def test_a_fresh_run_starts_the_file_anew(tmp_path: Path) -> None:
+def test_a_fresh_run_starts_with_an_empty_file(tmp_path: Path) -> None:
     record = RunRecord(tmp_path)
     record.step(0, {})
     record.step(1, {})

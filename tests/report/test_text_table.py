@@ -1,4 +1,4 @@
-"""Plain columns: every cell whole, whatever the terminal."""
+"""Plain columns: every cell in full, whatever the terminal."""
 
 import pytest
 from hypothesis import given

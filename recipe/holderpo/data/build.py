@@ -47,7 +47,9 @@ def load(
 ) -> DataSet:
     """Read a source and keep its usable problems; duplicates are counted, and kept if asked for.
 
-    Raises DataError if there is nothing to keep."""
+    Raises:
+        DataError: there is nothing to keep.
+    """
     rows, origin = read_source(name, place)
     read = origin["rows"]
     source = SOURCES.get(name)
@@ -103,7 +105,7 @@ def drop_keys(data: DataSet, keys: set[str]) -> None:
 
 
 def records(data: DataSet, split: str) -> list[Row]:
-    """verl's columns, one record a problem."""
+    """verl's columns, one record per problem."""
     return [
         {
             "data_source": data.name,
@@ -117,7 +119,7 @@ def records(data: DataSet, split: str) -> list[Row]:
 
 
 def write_parquet(rows: list[Row], path: Path) -> str:
-    """Write records, whole or not at all; returns the SHA-256 of the file. The same records give the same bytes."""
+    """Write records and return the SHA-256 of the file. The same records give the same bytes."""
     import pyarrow
     import pyarrow.parquet
 

@@ -43,7 +43,11 @@ def prompt_ids(tokenizer: Any, problem: str, template: str | None) -> list[int]:
 
 
 def chat_template(name: str) -> str | None:
-    """The template of that name. Raises ValueError for an unknown one."""
+    """The template of that name.
+
+    Raises:
+        ValueError: there is none.
+    """
     if name not in TEMPLATES:
         raise ValueError(f"template is {name!r}; allowed are {', '.join(TEMPLATES)}")
     return TEMPLATES[name]

@@ -42,7 +42,11 @@ def complete(config: DictConfig) -> None:
 
 
 def check(config: DictConfig) -> None:
-    """Raises ConfigError for the first wrong value, with one line that names the key, the value and what is allowed."""
+    """Check the values of the config.
+
+    Raises:
+        ConfigError: the first wrong value, in one line that names the key, the value and what is allowed.
+    """
     bounds = {
         "n": (1, 10**6), "temperature": (0, 10), "max_tokens": (1, 10**6), "seed": (0, 2**31 - 1), "chunk": (1, 10**6),
     }  # fmt: skip
@@ -68,7 +72,9 @@ def check(config: DictConfig) -> None:
 def open_run(config: DictConfig, model: str, files: dict[str, Path]) -> Path:
     """The run's folder, with its config, the model that was found and the hashes of the problems' files.
 
-    Raises ConfigError if it holds answers made with others."""
+    Raises:
+        ConfigError: it holds answers made with others.
+    """
     folder = Path(config.out_dir) / config.run
     saved_file = folder / "config.yaml"
     hashes = {f"sha256_{name}": hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
@@ -149,7 +155,7 @@ def write(folder: Path, results: dict[str, dict[str, Estimate]]) -> None:
 
 
 def faults(folder: Path) -> str:
-    """One line: how many answers were cut off, had no answer, or could not be graded."""
+    """One line: how many responses were truncated, had no answer, or could not be graded."""
     rows = [json.loads(line) for file in sorted((folder / "generations").glob("*.jsonl")) for line in file.open()]
     names = ("truncated", "no_answer", "timeout", "crash", "unreadable")
     return f"{len(rows)} answers: " + ", ".join(f"{sum(row[name] for row in rows):.0f} {name}" for name in names)

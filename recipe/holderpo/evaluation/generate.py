@@ -1,4 +1,4 @@
-"""Sampling answers with vLLM, graded as they come, a chunk of problems at a time, so that a stopped run goes on."""
+"""Sampling answers with vLLM, stored after each chunk of problems, so that a stopped evaluation can be resumed."""
 
 import json
 from collections import Counter
@@ -23,7 +23,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Sampling:
-    """n answers a problem; temperature 0 is greedy, with n = 1."""
+    """n answers per problem; temperature 0 is greedy, with n = 1."""
 
     n: int
     temperature: float
@@ -33,7 +33,11 @@ class Sampling:
 
 
 def read_problems(path: Path) -> list[Problem]:
-    """Problems of an eval_NAME.parquet that `recipe.holderpo.data` wrote. Raises ConfigError if it is not there."""
+    """Problems of an eval_NAME.parquet that `recipe.holderpo.data` wrote.
+
+    Raises:
+        ConfigError: there is no such file.
+    """
     import pyarrow.parquet
 
     if not path.exists():
@@ -50,10 +54,10 @@ def read_problems(path: Path) -> list[Problem]:
 
 
 class Store:
-    """The answers of one benchmark, `generations/NAME.jsonl`: one JSON object an answer, appended as they are graded."""
+    """The answers of one benchmark, `generations/NAME.jsonl`: one JSON object per answer, appended as they are graded."""
 
     def __init__(self, path: Path, n: int):
-        """What is there already: the problems that have all of their n answers. The rest is dropped, and asked again."""
+        """Keeps the problems in the file that have all of their n answers; the others are dropped, to be sampled again."""
         self.path = path
         rows: list[dict[str, Any]] = []
         if path.exists():
@@ -68,7 +72,7 @@ class Store:
         return {row["index"] for row in self.rows}
 
     def add(self, rows: list[dict[str, Any]]) -> None:
-        """All answers of some problems, on disk when this returns."""
+        """Append all answers of some problems."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write("".join(map(_line, rows)))
         self.rows += rows

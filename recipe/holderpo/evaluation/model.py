@@ -22,7 +22,9 @@ def resolve_model(model: str, trust_checkpoint: bool = False) -> str:
     A verl checkpoint is a folder global_step_N (or its actor/); a run's folder stands for its newest checkpoint. It is
     merged once, into actor/merged beside its shards.
 
-    Raises ConfigError if there is no such model, or it is a checkpoint that holds code and is not trusted."""
+    Raises:
+        ConfigError: there is no such model, or it is a checkpoint that holds code and is not trusted.
+    """
     path = Path(model).expanduser()
     if not path.exists():
         if _HUB_ID.fullmatch(model) and not model.startswith("."):
@@ -39,14 +41,14 @@ def resolve_model(model: str, trust_checkpoint: bool = False) -> str:
 
 
 def _checkpoint(path: Path) -> Path | None:
-    """The actor folder of the checkpoint that `path` is, or of the newest whole one below it."""
+    """The actor folder of the checkpoint that `path` is, or of the newest intact one below it."""
     for folder in (path, path.parent):
         if folder.name.startswith(PREFIX) and (folder / "actor/fsdp_config.json").exists():
             return folder / "actor"
     for root in (path, path / "checkpoints"):
-        newest, passed_over = newest_whole(root)
-        for problem in passed_over:
-            print(f"checkpoint passed over: {problem}", flush=True)
+        newest, skipped = newest_whole(root)
+        for problem in skipped:
+            print(f"checkpoint skipped: {problem}", flush=True)
         if newest is not None:
             return newest.folder / "actor"
     return None

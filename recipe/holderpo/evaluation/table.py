@@ -64,7 +64,7 @@ def as_markdown(results: Results) -> str:
 
 
 def as_csv(results: Results) -> str:
-    """One line a model; each benchmark has its percentage and its standard error, in percentage points."""
+    """One line per model; each benchmark has its percentage and its standard error, in percentage points."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     names = columns(results)

@@ -13,7 +13,7 @@ from recipe.holderpo.report.record import accuracy, read_metrics
 Records = list[dict[str, float]]
 CURVES_FILE = "curves.png"
 
-# Okabe and Ito's palette: told apart by colour-blind readers too.
+# Okabe and Ito's palette, whose colours colour-blind readers can distinguish too.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#7F7F7F"
 
 

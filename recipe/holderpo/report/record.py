@@ -46,7 +46,7 @@ class RunRecord:
         So is an unfinished last line (the process was killed while writing). The file is replaced atomically.
 
         Args:
-            step: the restored global step; 0 is a fresh run, which starts the file anew.
+            step: the restored global step; 0 is a fresh run, which starts with an empty file.
         """
         old = read_metrics(self.path) if step > 0 and self.path.exists() else []
         kept = [record for record in old if record["step"] <= step]
@@ -78,7 +78,11 @@ class RunRecord:
 
 
 def plain_metrics(metrics: dict[str, Any]) -> dict[str, int | float | str]:
-    """Metrics as JSON can hold them, without those whose names begin with "_". Raises TypeError as `RunRecord.step` does."""
+    """Metrics as JSON can hold them, without those whose names begin with "_".
+
+    Raises:
+        TypeError: a value is not a number, as for `RunRecord.step`.
+    """
     return {key: _plain(key, value) for key, value in metrics.items() if not key.startswith("_")}
 
 
@@ -126,7 +130,11 @@ def last_step(path: str | Path) -> int:
 
 
 def parse_line(line: str) -> dict[str, float]:
-    """One line of metrics.jsonl. Raises ValueError when it is not a JSON object with a "step"."""
+    """One line of metrics.jsonl.
+
+    Raises:
+        ValueError: it is not a JSON object with a "step".
+    """
     record = json.loads(line)
     if not isinstance(record, dict) or "step" not in record:
         raise ValueError(f'not a JSON object with a "step": {line[:80]!r}')

@@ -103,6 +103,6 @@ def _value(values: list[float], reduce: Callable[[list[float]], float], form: st
 
 
 def _short_names(folders: list[Path]) -> list[str]:
-    """The folders' last parts; whole paths where these are the same."""
+    """The folders' last parts; the full paths where these are the same."""
     names = [folder.name for folder in folders]
     return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
