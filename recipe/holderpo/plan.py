@@ -162,7 +162,7 @@ def estimate(model: Architecture, gpus: int, work: Workload, gpu: Gpu, tensor_pa
     activations = work.tokens_per_gpu * (model.saved_bytes_per_token() + model.layer_bytes_per_token()) / GB
     logits = work.tokens_per_gpu * model.logits_bytes_per_token() / GB
     weights = 2 * parameters / tensor_parallel / GB
-    # vLLM's share is of all of the GPU's memory; the trainer's float32 shards and moments stay beside it (gradients are freed).
+    # vLLM's share is of the GPU's total memory; the trainer's float32 shards and moments stay beside it, gradients do not.
     share = work.gpu_memory_utilization * gpu.memory_gb
     kv_tokens = max(0.0, share - weights - OVERHEAD_GB / 2) * GB * tensor_parallel / model.kv_bytes_per_token
     tokens = work.responses * (work.prompt_tokens + work.response_tokens)

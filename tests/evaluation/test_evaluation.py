@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
 from recipe.holderpo.config.checks import ConfigError
-from recipe.holderpo.evaluation import table
-from recipe.holderpo.evaluation.__main__ import check, complete, open_run
+from recipe.holderpo.evaluation import compare, table
+from recipe.holderpo.evaluation.__main__ import check, complete, open_run, write
 from recipe.holderpo.evaluation.compare import read_results
 from recipe.holderpo.evaluation.generate import Problem, Sampler, Sampling, Store
 from recipe.holderpo.evaluation.metrics import Estimate, average, mean_over_problems, pass_at_k
@@ -80,6 +80,26 @@ def test_json_comes_back_as_it_was(tmp_path: Path) -> None:
     back = read_results(tmp_path)
     assert back["holder"] == RESULTS["holder"] and math.isnan(back["one set"]["math500"].standard_error)
     assert json.loads(table.as_json(RESULTS))["holder"]["average"]["accuracy"] == pytest.approx(sum(PAPER.values()) / 5)
+
+
+@pytest.mark.parametrize("name", ["text", "markdown", "csv", "json"])
+def test_comparisons_have_a_form(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = [tmp_path / "e1", tmp_path / "e2"]
+    for folder in folders:
+        folder.mkdir()
+        write(folder, RESULTS)
+    monkeypatch.setattr(sys, "argv", ["compare", *map(str, folders), *([] if name == "text" else [f"--{name}"])])
+    compare.main()
+    together = RESULTS | {f"e2/{label}": row for label, row in RESULTS.items()}
+    assert capsys.readouterr().out == getattr(table, f"as_{name}")(together) + "\n"
+    assert [path.name for path in sorted(folders[0].iterdir())] == [
+        "results.json",
+        "table.csv",
+        "table.md",
+        "table.txt",
+    ]
 
 
 def test_the_store_keeps_only_problems_with_all_their_answers(tmp_path: Path) -> None:
