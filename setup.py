@@ -22,7 +22,7 @@ STACK = [
     "wandb>=0.31,<0.32",  # logger=wandb
     "tensorboard",  # logger=tensorboard
     "matplotlib",  # curves.png
-    "rich",  # the progress bar and tables on the console
+    "rich>=15,<16",  # tables and progress bars as text
     "psutil",  # the time since a process began
     "pydantic>=2.11,<3",  # types and bounds of config values; also brings annotated_types, which names the bounds
     "pebble==5.2.3",  # grading processes that can be killed and are replaced

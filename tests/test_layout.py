@@ -10,7 +10,12 @@ PACKAGE = ROOT / "recipe/holderpo"
 # From the ground up. A module may import from its own floor and from those below; the longest name that fits counts.
 FLOORS = (
     ("holderpo_core",),
-    ("recipe.holderpo.config.errors", "recipe.holderpo.config.values", "recipe.holderpo.atomic"),
+    (
+        "recipe.holderpo.config.errors",
+        "recipe.holderpo.config.values",
+        "recipe.holderpo.atomic",
+        "recipe.holderpo.seeds",
+    ),
     ("recipe.holderpo.rewards", "recipe.holderpo.report", "recipe.holderpo.tasks.registry"),
     ("recipe.holderpo.policy_loss", "recipe.holderpo.data", "recipe.holderpo.embedded"),
     ("recipe.holderpo.config",),

@@ -1,6 +1,6 @@
-"""Is everything there that a run needs? `python -m recipe.holderpo.doctor [Hydra overrides of the run]`.
+"""Checks everything that a run needs: `python -m recipe.holderpo.doctor [Hydra overrides of the run]`.
 
-One line a check, and for each that fails the mend. Exit status 1 if one fails. Starts no Ray and loads no model.
+One line per check, and for each that fails how to fix it. Exit status 1 if one fails. Starts no Ray and loads no model.
 """
 
 import importlib.metadata
@@ -19,17 +19,18 @@ from recipe.holderpo.config.cross_checks import data_files
 from recipe.holderpo.config.errors import ConfigError
 from recipe.holderpo.launch.cluster import port_error
 from recipe.holderpo.launch.settings import read_node
+from recipe.holderpo.report.text_table import text_table
 
 MIN_DISK_GB, MIN_SHM_GB = 20, 1
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One check: what was looked at, what was found, and, if that is not enough, what mends it."""
+    """One check: what was looked at, what was found, and, if that is not enough, how to fix it."""
 
     name: str
     found: str
-    mend: str | None = None
+    fix: str | None = None
 
 
 def check_python() -> Finding:
@@ -61,7 +62,7 @@ def check_versions(extra: str) -> list[Finding]:
 
 
 def check_plugin() -> Finding:
-    """The entry point by which verl learns of the loss."""
+    """The entry point through which verl loads the loss."""
     points = importlib.metadata.entry_points(group="verl.plugins")
     names = [point.name for point in points if point.value.startswith("recipe.holderpo")]
     return Finding("verl plugin", ", ".join(names) or "not registered", None if names else "pip install -e .")
@@ -76,35 +77,35 @@ def check_gpus(config: DictConfig) -> Finding:
     there = torch.cuda.device_count()
     memory = [torch.cuda.get_device_properties(i).total_memory / 2**30 for i in range(there)]
     found = f"{there}" + (f" of {min(memory):.0f} GiB" if memory else "")
-    mend = f"trainer.n_gpus_per_node is {wanted}: fewer, or CUDA_VISIBLE_DEVICES and the driver (nvidia-smi)"
-    return Finding("GPUs", found, None if there >= wanted else mend)
+    fix = f"trainer.n_gpus_per_node is {wanted}: fewer, or CUDA_VISIBLE_DEVICES and the driver (nvidia-smi)"
+    return Finding("GPUs", found, None if there >= wanted else fix)
 
 
 def check_collectives(config: DictConfig) -> Finding:
-    """The library that gradients travel by: NCCL between GPUs, gloo between CPUs."""
+    """The library that reduces gradients: NCCL between GPUs, gloo between CPUs."""
     import torch.distributed
 
     if config.trainer.device == "cpu":
         there = torch.distributed.is_gloo_available()
-        return Finding("gloo", "there" if there else "missing", None if there else "install torch's own build")
+        return Finding("gloo", "available" if there else "missing", None if there else "install torch's own build")
     there = torch.distributed.is_nccl_available()
-    return Finding("NCCL", "there" if there else "missing", None if there else "install torch with CUDA")
+    return Finding("NCCL", "available" if there else "missing", None if there else "install torch with CUDA")
 
 
 def check_port(port: int) -> Finding:
     error = port_error("", port)
     if error is not None:
-        return Finding("Ray's port", f"{port}: {error}", "RAY_PORT=another, or end what uses it")
+        return Finding("Ray's port", f"{port}: {error}", "RAY_PORT=another, or stop the process that uses it")
     return Finding("Ray's port", f"{port} is free")
 
 
-def check_space(name: str, path: Path, least_gb: float, mend: str) -> Finding:
+def check_space(name: str, path: Path, least_gb: float, fix: str) -> Finding:
     there = path.resolve()
     while not there.exists():
         there = there.parent
     free = shutil.disk_usage(there).free / 1e9
     return Finding(
-        name, f"{free:.0f} GB free in {there}", None if free >= least_gb else f"{least_gb:g} GB are needed: {mend}"
+        name, f"{free:.0f} GB free in {there}", None if free >= least_gb else f"{least_gb:g} GB are needed: {fix}"
     )
 
 
@@ -114,16 +115,16 @@ def check_files(config: DictConfig) -> list[Finding]:
     if config.embedded_model is None:
         model = str(config.actor_rollout_ref.model.path)  # "None" where it is null
         local = model == "None" or model.startswith(("/", ".", "~"))
-        whole = not local or (Path(model).expanduser() / "config.json").exists()
-        mend = "a Hugging Face folder has a config.json; or give a hub id"
+        usable = not local or (Path(model).expanduser() / "config.json").exists()
+        fix = "a Hugging Face folder has a config.json; or give a hub id"
         findings.append(
-            Finding("model", model if local else f"{model} (hub id: not looked up)", None if whole else mend)
+            Finding("model", model if local else f"{model} (hub id: not looked up)", None if usable else fix)
         )
     for name in ("train_files", "val_files") if config.embedded_data is None else ():
         for file in data_files(config, f"data.{name}"):
             there = file is not None and Path(file).expanduser().exists()
-            mend = f"data.{name}=...; python -m recipe.holderpo.data makes it"
-            findings.append(Finding(name, f"{file}" if there else f"{file} is missing", None if there else mend))
+            fix = f"data.{name}=...; python -m recipe.holderpo.data makes it"
+            findings.append(Finding(name, f"{file}" if there else f"{file} is missing", None if there else fix))
     return findings
 
 
@@ -158,6 +159,16 @@ def examine(config: DictConfig, port: int) -> list[Finding]:
     ]
 
 
+def as_table(findings: Sequence[Finding]) -> str:
+    """One line per check, and below each that failed its fix."""
+    rows = []
+    for finding in findings:
+        rows.append(["ok" if finding.fix is None else "FAIL", finding.name, finding.found])
+        if finding.fix is not None:
+            rows.append(["", "", f"-> {finding.fix}"])
+    return text_table(rows, justify="left")
+
+
 def main(arguments: Sequence[str]) -> int:
     try:
         config, node = compose_config(arguments), read_node(os.environ)
@@ -165,12 +176,8 @@ def main(arguments: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     findings = examine(config, node.port)
-    width = max(len(finding.name) for finding in findings)
-    for finding in findings:
-        print(f"{'ok  ' if finding.mend is None else 'FAIL'}  {finding.name.ljust(width)}  {finding.found}")
-        if finding.mend is not None:
-            print(f"      {' ' * width}  -> {finding.mend}")
-    failed = sum(finding.mend is not None for finding in findings)
+    failed = sum(finding.fix is not None for finding in findings)
+    print(as_table(findings))
     print(f"{len(findings)} checks, {failed} failed")
     return 1 if failed else 0
 

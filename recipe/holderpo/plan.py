@@ -1,12 +1,12 @@
-"""An estimate, before anything is bought: does a preset fit the GPUs, and how long is a step?
+"""An estimate before a run: does a preset fit into the GPUs' memory, and how long is a step?
 
     python -m recipe.holderpo.plan                                   # every model of the paper on 4 x 80 GB
     python -m recipe.holderpo.plan --model qwen2.5_math_7b --gpus 4 8 32 128 512
     python -m recipe.holderpo.plan --folder path/to/model --gpu-gb 141 --bandwidth 4.8 --tflops 989
 
 Memory is counted, not measured: parameters, gradients and AdamW in float32 sharded over all GPUs, activations under gradient
-checkpointing, logits, and, while sampling, the bfloat16 copy and the KV cache in vLLM. Its formulas are held against a real
-small model by a test. Times are a roofline with the efficiencies below: right to a factor of two at best.
+checkpointing, logits, and, while sampling, the bfloat16 copy and the KV cache in vLLM. A test compares its formulas with
+a real small model. Times are a roofline with the efficiencies below: right to a factor of two at best.
 """
 
 import argparse
@@ -15,10 +15,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from recipe.holderpo.report.text_table import text_table
+
 GB = 1e9
 # Shares of the peak that training (matrix products) and decoding (memory) reach on large models, from common experience.
 TRAIN_EFFICIENCY, DECODE_EFFICIENCY = 0.35, 0.6
-# What CUDA, NCCL and the allocator's fragmentation take of a GPU.
+# What CUDA, NCCL and the allocator's fragmentation take of each GPU.
 OVERHEAD_GB = 4.0
 
 
@@ -47,23 +49,23 @@ class Architecture:
         return self.layers * layer + embeddings + self.hidden
 
     @property
-    def kv_bytes_a_token(self) -> int:
-        """Bytes of KV cache a token, bfloat16."""
+    def kv_bytes_per_token(self) -> int:
+        """Bytes of KV cache per token, in bfloat16."""
         return 2 * self.layers * self.kv_heads * self.head_dim * 2
 
-    def saved_bytes_a_token(self, element: int = 2) -> int:
-        """Bytes a token that gradient checkpointing keeps between forward and backward: each layer's input, and
+    def saved_bytes_per_token(self, element: int = 2) -> int:
+        """Bytes per token that gradient checkpointing keeps between forward and backward: each layer's input, and
         the last norm's input and output."""
         return (self.layers + 2) * self.hidden * element
 
-    def layer_bytes_a_token(self, element: int = 2) -> int:
-        """Bytes a token that one layer keeps while it is computed again: what its matrix products, norms, gate and
+    def layer_bytes_per_token(self, element: int = 2) -> int:
+        """Bytes per token that one layer keeps while it is recomputed: what its matrix products, norms, gate and
         rotations save for the backward pass (attention itself by flash-attn or sdpa: no T x T matrix)."""
         q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
         return element * (6 * self.hidden + 2 * q + 2 * kv + 4 * self.intermediate)
 
-    def logits_bytes_a_token(self) -> int:
-        """Bytes a token of the output layer: bfloat16 logits, their float32 copy and its gradient."""
+    def logits_bytes_per_token(self) -> int:
+        """Bytes per token of the output layer: bfloat16 logits, their float32 copy and its gradient."""
         return self.vocabulary * (2 + 4 + 4)
 
 
@@ -77,7 +79,11 @@ MODELS = {
 
 
 def read_architecture(folder: Path) -> Architecture:
-    """The architecture in a Hugging Face folder's config.json. Raises ValueError for a family that is not known here."""
+    """The architecture in a Hugging Face folder's config.json.
+
+    Raises:
+        ValueError: the model's family is not known here.
+    """
     config: dict[str, Any] = json.loads((folder / "config.json").read_text())
     family = config.get("model_type")
     if family not in ("qwen2", "qwen3", "llama"):
@@ -96,7 +102,7 @@ def read_architecture(folder: Path) -> Architecture:
     )
 
 
-# What the presets of conf/model and conf/hardware/gpu.yaml set (a test holds them equal): vLLM's share of a GPU.
+# What the presets of conf/model and conf/hardware/gpu.yaml set (a test compares them): vLLM's share of each GPU.
 UTILIZATION = {"qwen3_8b_base": 0.5}
 DEFAULT_UTILIZATION = 0.6
 # Responses of a mini-batch: every rank needs at least one.
@@ -113,10 +119,10 @@ class Workload:
     response_tokens: int = 1000
     """Typical, not the limit."""
     longest: int = 3000
-    tokens_a_gpu: int = 16384
+    tokens_per_gpu: int = 16384
     """ppo_max_token_len_per_gpu: of one packed micro-batch."""
     gpu_memory_utilization: float = DEFAULT_UTILIZATION
-    """vLLM's share of a GPU while it samples."""
+    """vLLM's share of each GPU's memory while it samples."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +135,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Gigabytes a GPU, and seconds."""
+    """Gigabytes per GPU, and seconds."""
 
     state: float
     activations: float
@@ -140,7 +146,7 @@ class Estimate:
     """Tokens that vLLM's KV cache holds on one GPU."""
     generate_s: float
     train_s: float
-    tokens_a_step: int
+    tokens_per_step: int
 
     @property
     def step_s(self) -> float:
@@ -153,19 +159,19 @@ def estimate(model: Architecture, gpus: int, work: Workload, gpu: Gpu, tensor_pa
     # layers that are gathered at a time.
     layer = parameters / model.layers
     state = (16 * parameters / gpus + 2 * 2 * layer) / GB
-    activations = work.tokens_a_gpu * (model.saved_bytes_a_token() + model.layer_bytes_a_token()) / GB
-    logits = work.tokens_a_gpu * model.logits_bytes_a_token() / GB
+    activations = work.tokens_per_gpu * (model.saved_bytes_per_token() + model.layer_bytes_per_token()) / GB
+    logits = work.tokens_per_gpu * model.logits_bytes_per_token() / GB
     weights = 2 * parameters / tensor_parallel / GB
-    # vLLM takes its share of the whole GPU; the trainer's float32 shards and moments stay beside it (gradients are freed).
+    # vLLM's share is of the GPU's total memory; the trainer's float32 shards and moments stay beside it, gradients do not.
     share = work.gpu_memory_utilization * gpu.memory_gb
-    kv_tokens = max(0.0, share - weights - OVERHEAD_GB / 2) * GB * tensor_parallel / model.kv_bytes_a_token
+    kv_tokens = max(0.0, share - weights - OVERHEAD_GB / 2) * GB * tensor_parallel / model.kv_bytes_per_token
     tokens = work.responses * (work.prompt_tokens + work.response_tokens)
-    # 6 FLOPs a parameter and token for forward and backward, 2 for checkpointing's second forward, 2 for the old log-probs.
+    # 6 FLOPs per parameter and token for forward and backward, 2 for checkpointing's second forward, 2 for the old log-probs.
     train_s = 10 * parameters * tokens / (gpus * gpu.tflops * 1e12 * TRAIN_EFFICIENCY)
     # The last response ends after `longest` decoding steps, each of which reads the weights and the running responses' KV.
     replicas = max(1, gpus // tensor_parallel)
     running = work.responses / replicas * work.response_tokens / work.longest
-    kv_read = running * (work.prompt_tokens + work.response_tokens / 2) * model.kv_bytes_a_token
+    kv_read = running * (work.prompt_tokens + work.response_tokens / 2) * model.kv_bytes_per_token
     read = (2 * parameters + kv_read) / tensor_parallel
     generate_s = work.longest * read / (gpu.bandwidth_tb_s * 1e12 * DECODE_EFFICIENCY)
     return Estimate(
@@ -177,7 +183,7 @@ def estimate(model: Architecture, gpus: int, work: Workload, gpu: Gpu, tensor_pa
         kv_tokens=kv_tokens,
         generate_s=generate_s,
         train_s=train_s,
-        tokens_a_step=tokens,
+        tokens_per_step=tokens,
     )
 
 
@@ -201,7 +207,7 @@ def rows(models: dict[str, Architecture], counts: list[int], work: Workload, gpu
             e = estimate(model, gpus, replace(work, gpu_memory_utilization=share), gpu)
             fits = max(e.training, e.sampling) <= gpu.memory_gb
             memory = [f"{x:.1f}" for x in (e.state, e.activations, e.logits, e.training, e.sampling)]
-            times = [f"{x:.0f}" for x in (e.generate_s, e.train_s, e.step_s, e.tokens_a_step / e.step_s / gpus)]
+            times = [f"{x:.0f}" for x in (e.generate_s, e.train_s, e.step_s, e.tokens_per_step / e.step_s / gpus)]
             fit = "yes" if fits else "offload" if e.training - e.state <= gpu.memory_gb else "no"
             if MINI_BATCH % gpus:
                 fit += f" (mini-batch of {gpus} responses)"
@@ -243,10 +249,8 @@ def main(argv: list[str] | None = None) -> None:
         Workload(response_tokens=options.response_tokens),
         Gpu(options.gpu_gb, options.bandwidth, options.tflops),
     )
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for line in table:
-        print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
-    print("An estimate: memory in GB a GPU is counted, times are a roofline (see --help). Not measured on GPUs.")
+    print(text_table(table))
+    print("An estimate: memory in GB per GPU is counted, times are a roofline (see --help). Not measured on GPUs.")
 
 
 if __name__ == "__main__":

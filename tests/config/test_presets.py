@@ -74,7 +74,7 @@ def test_by_the_estimate_every_preset_fits_its_gpus(data: str, model: str) -> No
         config = preset(data, model, hardware)
         rollout = config.actor_rollout_ref.rollout
         work = Workload(
-            tokens_a_gpu=config.actor_rollout_ref.actor.ppo_max_token_len_per_gpu,
+            tokens_per_gpu=config.actor_rollout_ref.actor.ppo_max_token_len_per_gpu,
             gpu_memory_utilization=rollout.gpu_memory_utilization,
         )
         plan = estimate(MODELS[model], config.trainer.nnodes * config.trainer.n_gpus_per_node, work, Gpu())
@@ -82,4 +82,4 @@ def test_by_the_estimate_every_preset_fits_its_gpus(data: str, model: str) -> No
         assert plan.kv_tokens > 50_000
         if hardware == "gpu":
             assert rollout.gpu_memory_utilization == UTILIZATION.get(model, DEFAULT_UTILIZATION)
-            assert config.actor_rollout_ref.actor.ppo_max_token_len_per_gpu == Workload.tokens_a_gpu
+            assert config.actor_rollout_ref.actor.ppo_max_token_len_per_gpu == Workload.tokens_per_gpu

@@ -108,7 +108,7 @@ def test_training_problems_of_an_evaluation_set_are_refused(
 def test_over_long_prompts_are_counted_with_their_template(problems: dict[str, Path], tmp_path: Path) -> None:
     build_tokenizer().save_pretrained(tmp_path / "tokenizer")
     count = token_counter(str(tmp_path / "tokenizer"), "none")
-    assert count("What is 1+1?") == len("What is 1+1?")  # the embedded tokenizer has a token a byte
+    assert count("What is 1+1?") == len("What is 1+1?")  # the embedded tokenizer has one token per byte
     longer = token_counter(str(tmp_path / "tokenizer"), "r1")
     assert longer("What is 1+1?") > 400
     options = ("--overlap", "drop", "--tokenizer", str(tmp_path / "tokenizer"), "--template", "none")
@@ -159,12 +159,23 @@ def test_math_keeps_levels_3_to_5_and_takes_the_boxed_answer(tmp_path: Path) -> 
     assert (counts["rows"], counts["other_level"], counts["kept"]) == (5, 2, 3)
 
 
-def test_an_evaluation_set_keeps_its_duplicates(tmp_path: Path) -> None:
+def test_a_json_line_may_hold_other_line_separators(tmp_path: Path) -> None:
+    problem = "How many\u2028lines\x85are these?"
+    text = json.dumps({"problem": problem, "answer": "1"}, ensure_ascii=False)
+    (tmp_path / "a.jsonl").write_bytes(f"{text}\r\n{text.replace('lines', 'rows')}\n".encode())
+    main(["--train", str(tmp_path / "a.jsonl"), "--out", str(tmp_path / "out")])
+    (first, second) = pyarrow.parquet.read_table(tmp_path / "out" / "train.parquet").to_pylist()
+    assert first["prompt"][0]["content"] == problem and "rows" in second["prompt"][0]["content"]
+
+
+def test_an_evaluation_set_keeps_its_duplicates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = write_jsonl(tmp_path / "a.jsonl", [{"problem": "p", "answer": "1"}] * 2)
     main(["--eval", str(file), "--out", str(tmp_path / "out")])
     assert pyarrow.parquet.read_table(tmp_path / "out" / "eval_a.parquet").num_rows == 2
     counts = json.loads((tmp_path / "out" / "data.json").read_text())["sources"]["a"]["counts"]
     assert (counts["duplicates"], counts["kept"]) == (1, 2)
+    *_, head, row = capsys.readouterr().err.splitlines()
+    assert head.startswith("problems  rows  ") and head.endswith("  kept") and row.split()[-1] == "2"
 
 
 def test_sources_on_the_command_line() -> None:

@@ -57,5 +57,14 @@ def test_another_process_was_faster(tmp_path: Path) -> None:
         (folder / "content").write_text("ours")
 
     folder = cached_folder(tmp_path / "x", {"steps": 1}, build)
-    assert (folder / "content").read_text() in ("ours", "theirs")
+    assert (folder / "content").read_text() == "theirs"
     assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_another_process_was_faster_with_other_settings(tmp_path: Path) -> None:
+    def build(folder: Path) -> None:
+        cached_folder(tmp_path / "x", {"steps": 2}, _writer("theirs"))
+
+    with pytest.raises(FileExistsError, match="x"):
+        cached_folder(tmp_path / "x", {"steps": 1}, build)
+    assert (tmp_path / "x" / "content").read_text() == "theirs" and list(tmp_path.iterdir()) == [tmp_path / "x"]

@@ -4,7 +4,11 @@ import itertools
 import json
 import math
 import statistics
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -13,12 +17,13 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
 from recipe.holderpo.config.errors import ConfigError
-from recipe.holderpo.evaluation import table
-from recipe.holderpo.evaluation.__main__ import check, complete, open_run
+from recipe.holderpo.evaluation import compare, table
+from recipe.holderpo.evaluation.__main__ import complete, open_run, write
 from recipe.holderpo.evaluation.compare import read_results
-from recipe.holderpo.evaluation.generate import Problem, Store, request_seed
+from recipe.holderpo.evaluation.generate import Problem, Sampler, Sampling, Store
 from recipe.holderpo.evaluation.metrics import Estimate, average, mean_over_problems, pass_at_k
 from recipe.holderpo.evaluation.model import resolve_model, trained_template
+from recipe.holderpo.evaluation.settings import check
 
 ROOT = Path(__file__).parents[2]
 
@@ -78,7 +83,27 @@ def test_json_comes_back_as_it_was(tmp_path: Path) -> None:
     assert json.loads(table.as_json(RESULTS))["holder"]["average"]["accuracy"] == pytest.approx(sum(PAPER.values()) / 5)
 
 
-def test_the_store_keeps_whole_problems_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["text", "markdown", "csv", "json"])
+def test_comparisons_have_a_form(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = [tmp_path / "e1", tmp_path / "e2"]
+    for folder in folders:
+        folder.mkdir()
+        write(folder, RESULTS)
+    monkeypatch.setattr(sys, "argv", ["compare", *map(str, folders), *([] if name == "text" else [f"--{name}"])])
+    compare.main()
+    together = RESULTS | {f"e2/{label}": row for label, row in RESULTS.items()}
+    assert capsys.readouterr().out == getattr(table, f"as_{name}")(together) + "\n"
+    assert [path.name for path in sorted(folders[0].iterdir())] == [
+        "results.json",
+        "table.csv",
+        "table.md",
+        "table.txt",
+    ]
+
+
+def test_the_store_keeps_only_problems_with_all_their_answers(tmp_path: Path) -> None:
     store = Store(tmp_path / "g" / "x.jsonl", n=2)
     store.add([{"index": 1, "sample": s, "score": float(s == 0)} for s in range(2)])
     store.add([{"index": 0, "sample": s, "score": 1.0} for s in range(2)])
@@ -90,10 +115,22 @@ def test_the_store_keeps_whole_problems_alone(tmp_path: Path) -> None:
     assert [row["index"] for row in Store(store.path, n=2).rows] == [1, 1, 0, 0, 2, 2]
 
 
-def test_seeds_belong_to_problem_and_sample() -> None:
-    one, other = Problem("amc", 3, "", ""), Problem("amc", 4, "", "")
-    seeds = {request_seed(s, p, n) for s in (1, 2) for p in (one, other) for n in (0, 1)}
-    assert len(seeds) == 8 and max(seeds) < 2**31 and request_seed(1, one, 0) == request_seed(1, one, 0)
+def test_every_sampled_answer_has_a_seed_of_its_own_and_a_greedy_one_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def generate(prompts: list[object], parameters: list[dict[str, Any]], use_tqdm: bool) -> list[SimpleNamespace]:
+        return [SimpleNamespace(outputs=[given["seed"]]) for given in parameters]
+
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(SamplingParams=lambda **given: given))
+    sampler = Sampler.__new__(Sampler)
+    sampler.llm = SimpleNamespace(generate=generate)
+    sampler.prompt = lambda problem: {"prompt_token_ids": []}  # type: ignore[method-assign]
+    problems = [Problem("amc", 3, "", ""), Problem("amc", 4, "", ""), Problem("minerva", 3, "", "")]
+
+    def seeds(temperature: float, seed: int) -> list[int | None]:
+        sampling = Sampling(n=2, temperature=temperature, top_p=1.0, max_tokens=9, seed=seed)
+        return [made for _, _, made in sampler.answers(problems, sampling)]
+
+    assert len({*seeds(0.6, seed=1), *seeds(0.6, seed=2)}) == 2 * len(problems) * 2
+    assert seeds(0.6, seed=1) == seeds(0.6, seed=1) and set(seeds(0.0, seed=1)) == {None}
 
 
 def config(*overrides: str) -> DictConfig:
@@ -108,7 +145,9 @@ BAD = {
     "top_p=0": "top_p is 0",
     "template=chatml": "template is 'chatml'; allowed are qwen_math, r1, none, model",
     "k=[2]": "k contains 2; allowed are whole numbers from 1 to n=1",
-    "benchmarks=[]": "benchmarks is empty",
+    "benchmarks=[]": "benchmarks is []; allowed is a list, each of it a text; at least 1 of them",
+    "k=[0]": "k is 0; allowed is a list, each of it a whole number from 1",
+    "+temprature=1": "temprature is no key; allowed are model, ",
     "limit=0": "limit is 0",
     "max_tokens=many": "max_tokens is 'many'",
 }
@@ -119,10 +158,14 @@ def test_a_wrong_value_is_one_line(overrides: str) -> None:
     check(config())
     with pytest.raises(ConfigError) as caught:
         check(config(overrides))
-    assert str(caught.value).startswith(BAD[overrides]) and "\n" not in str(caught.value)
+    assert len(caught.value.lines) == 1 and caught.value.lines[0].startswith(BAD[overrides])
+    wrong = ["n=0", "seed=-1", "limit=0", "top_p=2"]
+    with pytest.raises(ConfigError) as caught:
+        check(config(*wrong))
+    assert [line.split()[0] for line in caught.value.lines] == ["n", "top_p", "seed", "limit"]
 
 
-def test_an_evaluation_goes_on_only_with_what_it_began_with(tmp_path: Path) -> None:
+def test_an_evaluation_is_resumed_only_with_what_it_began_with(tmp_path: Path) -> None:
     place, file = f"out_dir={tmp_path}", tmp_path / "eval_amc.parquet"
     file.write_text("problems")
     open_run(config(place), "a/b", {"amc": file})
@@ -153,6 +196,29 @@ def test_what_follows_from_the_model(tmp_path: Path) -> None:
         check(made)
     OmegaConf.save({}, run / "config.yaml")
     assert trained_template(str(run)) == "model"
+
+
+def test_a_checkpoint_is_merged_once_and_completely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    actor = tmp_path / "global_step_7" / "actor"
+    actor.mkdir(parents=True)
+    (actor / "fsdp_config.json").touch()
+    outcomes = [(1, "Traceback\nRuntimeError: a shard is missing"), (0, "")]
+
+    def merger(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        """verl's, which fails the first time, in the middle."""
+        status, errors = outcomes.pop(0)
+        options = dict(zip(command[-4::2], command[-3::2], strict=True))
+        assert options["--local_dir"] == str(actor)
+        (Path(options["--target_dir"]) / "config.json").write_text("{}" if status == 0 else "{")
+        return subprocess.CompletedProcess(command, status, "", errors)
+
+    monkeypatch.setattr(subprocess, "run", merger)
+    with pytest.raises(ConfigError, match="cannot be merged: RuntimeError: a shard is missing"):
+        resolve_model(str(actor.parent), trust_checkpoint=True)
+    assert [path.name for path in actor.iterdir()] == ["fsdp_config.json"]
+    for _ in range(2):  # the second time nothing is left to do
+        assert resolve_model(str(actor.parent), trust_checkpoint=True) == str(actor / "merged")
+    assert (actor / "merged" / "config.json").read_text() == "{}" and outcomes == []
 
 
 def test_what_model_may_name(tmp_path: Path) -> None:

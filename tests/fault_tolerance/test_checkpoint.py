@@ -104,6 +104,15 @@ def test_a_commit_that_is_cut_off_anywhere_leaves_the_old_one(
     raise AssertionError("never finished")
 
 
+def test_a_manifest_that_a_killed_commit_left_unfinished_is_no_file_of_the_checkpoint(tmp_path: Path) -> None:
+    folder = tmp_path / "global_step_2"
+    folder.mkdir()
+    (folder / f"{MANIFEST}.part").write_text("{")
+    save(tmp_path, 2)
+    assert verify(folder).manifest["files"].keys() == FILES.keys()
+    assert not (folder / f"{MANIFEST}.part").exists()
+
+
 def test_retention_counts_committed_ones_and_clears_what_was_cut_off(tmp_path: Path) -> None:
     for step in (10, 20, 30, 9, 100):
         save(tmp_path, step)

@@ -1,4 +1,4 @@
-"""Every check of the doctor, passing and failing; a failing one names its mend."""
+"""Every check of the doctor, passing and failing; a failing one says how to fix it."""
 
 import importlib.metadata
 import socket
@@ -19,6 +19,15 @@ def test_this_environment_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
     assert "FAIL" not in out and out.splitlines()[-1].endswith("checks, 0 failed")
 
 
+def test_a_failed_check_is_followed_by_its_fix() -> None:
+    findings = [doctor.Finding("Python", "3.11.7"), doctor.Finding("disk", "3 GB free in /", "20 GB are needed")]
+    assert doctor.as_table(findings).splitlines() == [
+        "ok    Python  3.11.7",
+        "FAIL  disk    3 GB free in /",
+        "              -> 20 GB are needed",
+    ]
+
+
 def test_a_wrong_version_and_a_missing_package_are_named_with_their_pins(monkeypatch: pytest.MonkeyPatch) -> None:
     real = importlib.metadata.version
 
@@ -28,19 +37,19 @@ def test_a_wrong_version_and_a_missing_package_are_named_with_their_pins(monkeyp
         return {"verl": "0.9.0", "torch": "2.13.0+cpu"}.get(name) or real(name)
 
     monkeypatch.setattr(importlib.metadata, "version", version)
-    failed = {f.name: f for f in doctor.check_versions("cpu") if f.mend is not None}
+    failed = {f.name: f for f in doctor.check_versions("cpu") if f.fix is not None}
     assert failed.keys() == {"verl", "wandb"}
-    assert failed["verl"].mend == 'pinned is ==0.9.1: pip install "verl==0.9.1"'
-    assert failed["wandb"].found == "not installed" and failed["wandb"].mend == 'pip install "wandb<0.32,>=0.31"'
+    assert failed["verl"].fix == 'pinned is ==0.9.1: pip install "verl==0.9.1"'
+    assert failed["wandb"].found == "not installed" and failed["wandb"].fix == 'pip install "wandb<0.32,>=0.31"'
 
 
 def test_the_gpu_pins_are_those_of_the_gpu_extra() -> None:
-    assert {"vllm", "flash-attn"} <= {f.name for f in doctor.check_versions("gpu") if f.mend is not None}
+    assert {"vllm", "flash-attn"} <= {f.name for f in doctor.check_versions("gpu") if f.fix is not None}
 
 
 def test_too_few_gpus() -> None:
     finding = doctor.check_gpus(compose_config([*CPU, "hardware=gpu", "trainer.n_gpus_per_node=8"]))
-    assert finding.found == "0" and finding.mend is not None and "trainer.n_gpus_per_node is 8" in finding.mend
+    assert finding.found == "0" and finding.fix is not None and "trainer.n_gpus_per_node is 8" in finding.fix
 
 
 def test_a_taken_port() -> None:
@@ -49,15 +58,15 @@ def test_a_taken_port() -> None:
         taken.listen()
         port = taken.getsockname()[1]
         finding = doctor.check_port(port)
-    assert finding.found == f"{port}: Address already in use" and finding.mend is not None
-    assert doctor.check_port(port).mend is None
+    assert finding.found == f"{port}: Address already in use" and finding.fix is not None
+    assert doctor.check_port(port).fix is None
 
 
 def test_too_little_space(monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(9, 9, 3e9))
     finding = doctor.check_space("disk", Path("/no/such/folder"), 20, "another disk")
-    assert (finding.found, finding.mend) == ("3 GB free in /", "20 GB are needed: another disk")
+    assert (finding.found, finding.fix) == ("3 GB free in /", "20 GB are needed: another disk")
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:
@@ -66,20 +75,20 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
          f"data.val_files={__file__}", "trainer.total_training_steps=1"]
     )  # fmt: skip
     findings = {f.name: f for f in doctor.check_files(config)}
-    assert findings["model"].mend and findings["train_files"].found == "/no/train.parquet is missing"
-    assert findings["train_files"].mend and findings["val_files"].mend is None
+    assert findings["model"].fix and findings["train_files"].found == "/no/train.parquet is missing"
+    assert findings["train_files"].fix and findings["val_files"].fix is None
 
 
 def test_wandb_needs_a_key_or_offline_mode(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     config = compose_config([*CPU, "logger=wandb"])
-    assert doctor.check_wandb(config, {}).mend is not None
-    assert doctor.check_wandb(config, {"WANDB_MODE": "offline"}).mend is None
+    assert doctor.check_wandb(config, {}).fix is not None
+    assert doctor.check_wandb(config, {"WANDB_MODE": "offline"}).fix is None
     assert doctor.check_wandb(config, {"WANDB_API_KEY": "x"}).found == "key found"
     assert doctor.check_wandb(compose_config(CPU), {}).found.startswith("not used")
 
 
 def test_an_unregistered_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert doctor.check_plugin().mend is None
+    assert doctor.check_plugin().fix is None
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: ())
-    assert doctor.check_plugin().mend == "pip install -e ."
+    assert doctor.check_plugin().fix == "pip install -e ."

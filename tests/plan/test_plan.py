@@ -76,22 +76,22 @@ def test_activations_are_counted_closely(tmp_path: Path) -> None:
     architecture, tokens = read_architecture(tmp_path), 1024
     model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").model.train()
     layers = saved_bytes(model, tokens) / tokens - 2 * architecture.hidden * 4
-    assert layers == pytest.approx(architecture.layers * architecture.layer_bytes_a_token(element=4), rel=0.03)
+    assert layers == pytest.approx(architecture.layers * architecture.layer_bytes_per_token(element=4), rel=0.03)
     model.gradient_checkpointing_enable({"use_reentrant": False})
     checkpointed = saved_bytes(model, tokens) / tokens
-    assert checkpointed == pytest.approx(architecture.saved_bytes_a_token(element=4), rel=0.05)
+    assert checkpointed == pytest.approx(architecture.saved_bytes_per_token(element=4), rel=0.05)
 
 
 def test_more_gpus_take_less_memory_and_time_each() -> None:
     runs = [estimate(MODELS["qwen2.5_math_7b"], gpus, Workload(), Gpu()) for gpus in (4, 8, 64, 512)]
     for fewer, more in pairwise(runs):
         assert more.training < fewer.training and more.step_s < fewer.step_s
-    # decoding reads the weights once a step on every GPU, however few responses it runs: generation does not scale away
+    # decoding reads the weights once per step on every GPU, however few responses it runs: generation does not scale away
     assert runs[-1].generate_s > 0.5 * runs[1].generate_s
 
 
 def test_kv_cache_by_hand() -> None:
-    assert MODELS["qwen2.5_math_7b"].kv_bytes_a_token == 2 * 28 * 4 * 128 * 2 == 57344
+    assert MODELS["qwen2.5_math_7b"].kv_bytes_per_token == 2 * 28 * 4 * 128 * 2 == 57344
 
 
 def test_the_table_says_that_it_is_an_estimate(capsys: pytest.CaptureFixture[str]) -> None:

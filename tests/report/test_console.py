@@ -1,6 +1,10 @@
 """The lines a user watches, and that each step is shown once whatever happens to the file."""
 
+import codecs
 import io
+import os
+import pty
+import re
 import threading
 import time
 from pathlib import Path
@@ -10,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recipe.holderpo.report.console import LINE_WIDTH, STARTING, Follower, Progress, step_line
-from recipe.holderpo.report.record import RunRecord
+from recipe.holderpo.report.record import RunRecord, read_metrics
 
 VALIDATION = {"val-core/arithmetic/acc/mean@8": 0.406, "val-core/arithmetic_greedy/acc/mean@1": 0.6172}
 TRAINING = {
@@ -84,7 +88,8 @@ def test_progress_prints_each_step_of_a_writer_once_and_drains_at_the_end(tmp_pa
             time.sleep(0.05)
 
     writer = threading.Thread(target=write)
-    with Progress(tmp_path / "metrics.jsonl", 7, stream=stream, started=time.time() - 100):
+    started = time.time() - 100
+    with Progress(tmp_path / "metrics.jsonl", 7, stream=stream, started=started):
         writer.start()
         writer.join()
         record.step(8, {"critic/score/mean": 0.8})  # within one poll of the end
@@ -92,7 +97,8 @@ def test_progress_prints_each_step_of_a_writer_once_and_drains_at_the_end(tmp_pa
     lines = stream.getvalue().splitlines()
     assert lines[0] == STARTING and lines[1].startswith("step  0/7") and len(lines) == 11
     # the time to the first step, not to the validation before it
-    assert lines[2] in [f"first step done {100 + late} s after the start" for late in range(3)]
+    first_step = read_metrics(record.path)[1]["time"]
+    assert lines[2] == f"first step done {first_step - started:.0f} s after the start"
     assert "\r" not in stream.getvalue() and "\x1b" not in stream.getvalue()
 
 
@@ -133,29 +139,90 @@ def test_progress_drains_when_training_fails(tmp_path: Path) -> None:
     assert _shown(stream) == ["step  1/4"]
 
 
-class _Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
+class Terminal:
+    """A pseudo-terminal; `shown` is what has been written to it so far."""
+
+    def __init__(self) -> None:
+        self._master, slave = pty.openpty()
+        self.stream = open(slave, "w")  # noqa: SIM115 (closed below)
+        self.shown = ""
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        try:
+            while chunk := os.read(self._master, 4096):
+                self.shown += decoder.decode(chunk)
+        except OSError:  # Linux: the other side was closed
+            return
+
+    def wait_for(self, text: str) -> None:
+        deadline = time.monotonic() + 600
+        while text not in self.shown:
+            assert time.monotonic() < deadline, self.shown
+            time.sleep(0.01)
+
+    def screen(self) -> list[str]:
+        """What a user sees after a last line "the end", for the control sequences that rich writes; call it once."""
+        print("the end", file=self.stream)
+        self.stream.close()
+        self._reader.join()
+        os.close(self._master)
+        lines, row, column = [""], 0, 0
+        for text, control in re.findall(r"([^\x1b\r\n]+)|(\x1b\[[0-9;?]*[A-Za-z]|\r|\n)", self.shown):
+            if text:
+                lines[row] = lines[row][:column].ljust(column) + text + lines[row][column + len(text) :]
+                column += len(text)
+            elif control == "\r":
+                column = 0
+            elif control == "\n":
+                row += 1
+                lines += [""] * (row == len(lines))
+            elif control.endswith("A"):  # up
+                row -= int(control[2:-1])
+            elif control == "\x1b[2K":  # erase the line
+                lines[row] = ""
+            else:
+                assert control.endswith(("m", "\x1b[?25l", "\x1b[?25h")), repr(control)  # colours, cursor off and on
+        return "\n".join(line.rstrip() for line in lines).rstrip().split("\n")
 
 
-def test_on_a_terminal_a_bar_shows_the_step_and_the_lines_stay(tmp_path: Path) -> None:
-    stream = _Terminal()
-    start = time.monotonic()
-    with Progress(tmp_path / "metrics.jsonl", 60, stream=stream):
-        time.sleep(0.3)
-        for step in (30, 31):  # resumed: the bar starts at 30
+@pytest.fixture(params=[80, 120])
+def columns(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Width of the terminal."""
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", str(request.param))
+    return int(request.param)
+
+
+def test_on_a_terminal_a_bar_is_below_the_lines(tmp_path: Path, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, terminal = [0.0], Terminal()
+    monkeypatch.setattr("rich.console.monotonic", lambda: clock[-1])
+    with Progress(tmp_path / "metrics.jsonl", 60, stream=terminal.stream, started=time.time()):
+        terminal.wait_for(f"{STARTING} ")
+        for step, seconds in ((30, 100.0), (31, 400.0)):  # resumed: 30 is the first step that this process sees
+            clock.append(seconds)
             RunRecord(tmp_path).step(step, {"critic/score/mean": 0.5})
-            time.sleep(0.3)
-    seconds = time.monotonic() - start
-    shown = stream.getvalue()
-    assert f"\r{STARTING} 00:00" in shown
-    assert shown.count("step  30/60  reward 0.50\n") == 1
-    assert shown.count("step  31/60  reward 0.50\n") == 1
-    last = shown.rstrip("\n").split("\r")[-1]
-    assert last.startswith(" 52% ") and "31/60 steps" in last and last.endswith(" left")
-    minutes_left, seconds_left = last.split(", ")[-1].removesuffix(" left").split(":")
-    # One step was seen, in most of the time of the block; 29 are to come. Had the bar counted all 31: a 31st of this.
-    assert 29 * 0.1 <= 60 * int(minutes_left) + int(seconds_left) <= 29 * seconds
+            terminal.wait_for(f"step  {step}/60")
+    first, *steps, bar, end = terminal.screen()
+    assert first.startswith("first step done ")
+    assert steps == ["step  30/60  reward 0.50", "step  31/60  reward 0.50"] and end == "the end"
+    # 29 steps are left, each as long as the one that was seen from its start to its end: 29 x 300 s.
+    assert re.fullmatch(r" 52% [━╸╺]+ 31/60 steps, 0:06:40 elapsed, 2:25:00 left", bar) and len(bar) == columns, bar
+    assert terminal.shown.rindex("\x1b[?25h") > terminal.shown.rindex("\x1b[?25l")  # the cursor is back
+
+
+def test_on_a_terminal_nothing_is_starting_after_an_error(tmp_path: Path, columns: int) -> None:
+    terminal = Terminal()
+    with (
+        pytest.raises(RuntimeError, match="no GPU"),
+        Progress(tmp_path / "metrics.jsonl", 60, stream=terminal.stream),
+    ):
+        terminal.wait_for(f"{STARTING} ")
+        RunRecord(tmp_path).step(0, {"critic/score/mean": 0.5})
+        raise RuntimeError("no GPU")
+    assert terminal.screen() == ["step   0/60  reward 0.50", "the end"]
 
 
 def test_follower_waits_for_the_end_of_a_line(tmp_path: Path) -> None:

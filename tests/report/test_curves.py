@@ -113,7 +113,7 @@ def test_the_command_draws_and_prints(tmp_path: Path) -> None:
         png = (tmp_path / name / "curves.png").read_bytes()
         assert png[:8] == b"\x89PNG\r\n\x1a\n"
         assert int.from_bytes(png[16:20], "big") == 1650
-        assert f"curves       {tmp_path / name / 'curves.png'}" in out
+        assert f"curves   {tmp_path / name / 'curves.png'}\n" in out
 
     missing = subprocess.run([*command, str(tmp_path / "three")], cwd=root, capture_output=True, text=True, check=False)
     assert missing.returncode == 1 and missing.stderr.startswith("error: ") and missing.stderr.count("\n") == 1

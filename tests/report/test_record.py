@@ -67,7 +67,7 @@ def test_floats_come_back_bit_for_bit_and_each_line_is_strict_json(
     json.loads((path / "metrics.jsonl").read_text(), parse_constant=refuse)
     (record,) = read_metrics(path / "metrics.jsonl")
     for i, value in enumerate(values):
-        assert repr(record[f"k{i}"]) == repr(value)  # tells -0.0 from 0.0; one NaN is as good as another
+        assert repr(record[f"k{i}"]) == repr(value)  # distinguishes -0.0 from 0.0; one NaN is as good as another
 
 
 def _steps(path: Path) -> list[float]:
@@ -87,13 +87,13 @@ def test_resume_keeps_the_steps_up_to_the_checkpoint_as_they_are(tmp_path: Path)
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
-@pytest.mark.parametrize("torn", ['{"step": 3, "ti', '{"step": 3, "time": 5.0', "{"])
-def test_resume_drops_a_torn_last_line(tmp_path: Path, torn: str) -> None:
+@pytest.mark.parametrize("unfinished", ['{"step": 3, "ti', '{"step": 3, "time": 5.0', "{"])
+def test_resume_drops_an_unfinished_last_line(tmp_path: Path, unfinished: str) -> None:
     record = RunRecord(tmp_path)
     for step in (1, 2):
         record.step(step, {})
     with record.path.open("a") as file:
-        file.write(torn)
+        file.write(unfinished)
     assert _steps(tmp_path) == [1, 2]
     record.resume_from(5)
     record.step(3, {})
@@ -101,7 +101,23 @@ def test_resume_drops_a_torn_last_line(tmp_path: Path, torn: str) -> None:
     assert record.path.read_text().count("\n") == 3
 
 
-def test_the_record_knows_where_it_went_on_and_its_last_step(tmp_path: Path) -> None:
+@pytest.mark.parametrize("step", [4, 3, 0])
+def test_no_step_is_recorded_twice(tmp_path: Path, step: int) -> None:
+    """As a validation that is repeated after a stop would: its step's line may be there already."""
+    first = RunRecord(tmp_path)
+    first.step(4, {"x": 1.0})
+    resumed = RunRecord(tmp_path)
+    resumed.resume_from(4)
+    before = resumed.path.read_bytes()
+    for record in (first, resumed):
+        with pytest.raises(ValueError, match=f"step {step} cannot follow step 4"):
+            record.step(step, {"x": 2.0})
+        assert record.path.read_bytes() == before and record.last_step == 4
+    resumed.step(5, {})
+    assert _steps(tmp_path) == [4, 5]
+
+
+def test_the_record_knows_where_it_resumed_and_its_last_step(tmp_path: Path) -> None:
     first = RunRecord(tmp_path)
     assert (first.resumed_at, first.last_step) == (None, None)
     first.resume_from(0)
@@ -114,7 +130,7 @@ def test_the_record_knows_where_it_went_on_and_its_last_step(tmp_path: Path) -> 
     assert (resumed.resumed_at, resumed.last_step) == (5, 3)
 
 
-def test_a_fresh_run_starts_the_file_anew(tmp_path: Path) -> None:
+def test_a_fresh_run_starts_with_an_empty_file(tmp_path: Path) -> None:
     record = RunRecord(tmp_path)
     record.step(0, {})
     record.step(1, {})

@@ -130,8 +130,8 @@ def test_runs_side_by_side(tmp_path: Path) -> None:
         assert line.strip().startswith(label)
         assert line.strip().removeprefix(label).split() == " ".join(rows[label] for rows in alone).split()
     assert alone[2]["p, first -> last step"] == "-"
-    assert together[1].splitlines()[1] == f"curves       {folders[0] / 'curves.png'}"
-    assert [block.splitlines()[0] for block in together[1:]] == [f"metrics      {f / 'metrics.jsonl'}" for f in folders]
+    assert together[1].splitlines()[1] == f"curves   {folders[0] / 'curves.png'}"
+    assert [block.splitlines()[0] for block in together[1:]] == [f"metrics  {f / 'metrics.jsonl'}" for f in folders]
 
 
 def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, MinLen
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 
@@ -89,10 +89,12 @@ def _words(kind: Any) -> tuple[str, bool]:
         return " or ".join([words for words, _ in parts] + null), any(plural for _, plural in parts)
     if kind is bool:
         return "true or false", False
+    if origin is list:
+        return f"a list, each of it {_words(arguments[0])[0]}", False
     names = {int: "a whole number", float: "a number", str: "a text", NoneType: "null"}
     if kind in names:
         return names[kind], False
-    return {list: "a list", dict: "a mapping"}.get(origin or kind, "another type"), False
+    return {dict: "a mapping"}.get(origin or kind, "another type"), False
 
 
 def _bounded(base: Any, metadata: tuple[Any, ...]) -> tuple[str, bool]:
@@ -101,8 +103,13 @@ def _bounded(base: Any, metadata: tuple[Any, ...]) -> tuple[str, bool]:
     low = next((c.ge for c in constraints if isinstance(c, Ge)), None)
     above = next((c.gt for c in constraints if isinstance(c, Gt)), None)
     high = next((c.le for c in constraints if isinstance(c, Le)), None)
+    least = next((c.min_length for c in constraints if isinstance(c, MinLen)), None)
+    if least is not None:
+        return f"{words}; at least {least} of them", plural
     if low is not None and high is not None:
         return f"{words} from {low:.12g} to {high:.12g}", plural
+    if low is not None:
+        return f"{words} from {low:.12g}", plural
     if above is not None and high is not None:
         return f"{words} above {above:.12g}, at most {high:.12g}", plural
     return words, plural

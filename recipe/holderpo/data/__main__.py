@@ -17,11 +17,12 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
+from recipe.holderpo import atomic
 from recipe.holderpo.data import build
 from recipe.holderpo.data.sources import SOURCES, DataError, Row, parse_source
-from recipe.holderpo.data.templates import TEMPLATES
+from recipe.holderpo.data.templates import TEMPLATES, prompt_ids
+from recipe.holderpo.report.text_table import text_table
 
 OVERLAP_CHOICES = ("refuse", "drop", "keep")
 
@@ -66,15 +67,7 @@ def token_counter(tokenizer: str, template: str) -> Callable[[str], int]:
         loaded = AutoTokenizer.from_pretrained(tokenizer)
     except (OSError, ValueError) as error:
         raise DataError(f"--tokenizer {tokenizer}: {' '.join(str(error).split())[:200]}") from error
-
-    def count(problem: str) -> int:
-        messages = [{"role": "user", "content": problem}]
-        text = loaded.apply_chat_template(
-            messages, chat_template=TEMPLATES[template], add_generation_prompt=True, tokenize=False
-        )
-        return len(loaded(text, add_special_tokens=False)["input_ids"])
-
-    return count
+    return lambda problem: len(prompt_ids(loaded, problem, TEMPLATES[template]))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -85,12 +78,12 @@ def main(argv: list[str] | None = None) -> None:
         return track(rows, description=f"{name:>16}", console=console)
 
     try:
-        make(options, progress, console)
+        make(options, progress)
     except DataError as error:
         sys.exit(f"error: {error}")
 
 
-def make(options: argparse.Namespace, progress: Callable[[list[Row], str], Iterable[Row]], console: Console) -> None:
+def make(options: argparse.Namespace, progress: Callable[[list[Row], str], Iterable[Row]]) -> None:
     train = [build.load(*parse_source(argument), progress) for argument in options.train]
     # A benchmark is what it is: nothing of it is left out, or its figures could not be compared with others'.
     evaluation = [build.load(*parse_source(argument), progress, keep_duplicates=True) for argument in options.eval]
@@ -111,7 +104,7 @@ def make(options: argparse.Namespace, progress: Callable[[list[Row], str], Itera
         for data in train:
             build.drop_keys(data, set().union(*shared.values()))
     write(train, evaluation, options)
-    report([*train, *evaluation], console)
+    report([*train, *evaluation])
 
 
 def write(train: list[build.DataSet], evaluation: list[build.DataSet], options: argparse.Namespace) -> None:
@@ -130,22 +123,17 @@ def write(train: list[build.DataSet], evaluation: list[build.DataSet], options: 
         "tokenizer": options.tokenizer,
         "sha256": files,
     }
-    (options.out / "data.json").write_text(json.dumps(manifest, indent=2) + "\n")
+    atomic.write_text(options.out / "data.json", json.dumps(manifest, indent=2) + "\n")
 
 
-def report(sets: list[build.DataSet], console: Console) -> None:
-    table = Table(title="problems")
-    columns = list(sets[0].counts)
-    table.add_column("set")
-    for column in columns:
-        table.add_column(column.replace("_", " "), justify="right")
-    for data in sets:
-        table.add_row(data.name, *(str(data.counts[column]) for column in columns))
-    console.print(table)
+def report(sets: list[build.DataSet]) -> None:
+    """Print how many problems of each set were kept, and why the others were left out, to standard error."""
+    head = ["problems", *(column.replace("_", " ") for column in sets[0].counts)]
+    print(text_table([head, *([data.name, *map(str, data.counts.values())] for data in sets)]), file=sys.stderr)
     for data in sets:
         expected = SOURCES[data.name].count if data.name in SOURCES else None
         if expected is not None and expected != len(data.problems):
-            console.print(f"note: {data.name} has {len(data.problems)} problems; {expected} were expected")
+            print(f"note: {data.name} has {len(data.problems)} problems; {expected} were expected", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,11 @@ def normalize_ground_truth(answer: Any) -> str:
     """A ground truth as a string; a JSON array of strings if there are several acceptable ones.
 
     Lists, and strings that are a Python list of strings ("['9.6\\n']"), become their elements; 142.0 and "142.0" become
-    142; GSM8K's "... #### 72" becomes 72; white space and surrounding $ go.
+    142; GSM8K's "... #### 72" becomes 72; white space and surrounding $ are removed.
 
-    Raises ValueError for an answer that is empty or missing."""
+    Raises:
+        ValueError: the answer is empty or missing.
+    """
     answers = [_one(item) for item in _elements(answer)]
     answers = list(dict.fromkeys(a for a in answers if a))
     if not answers:
@@ -50,7 +52,9 @@ def _one(answer: Any) -> str:
 def answer_of_solution(solution: str) -> str:
     """The final answer of a worked solution (MATH): the content of its last \\boxed{}.
 
-    Raises ValueError if there is none."""
+    Raises:
+        ValueError: there is none.
+    """
     answer = extract_answer(solution)
     if not answer:
         raise ValueError("the solution has no \\boxed{} answer")

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from recipe.holderpo import atomic
 from recipe.holderpo.data.answers import answer_of_solution, normalize_ground_truth, problem_key
 from recipe.holderpo.data.sources import (
     ANSWER_COLUMNS,
@@ -46,7 +47,9 @@ def load(
 ) -> DataSet:
     """Read a source and keep its usable problems; duplicates are counted, and kept if asked for.
 
-    Raises DataError if there is nothing to keep."""
+    Raises:
+        DataError: there is nothing to keep.
+    """
     rows, origin = read_source(name, place)
     read = origin["rows"]
     source = SOURCES.get(name)
@@ -102,7 +105,7 @@ def drop_keys(data: DataSet, keys: set[str]) -> None:
 
 
 def records(data: DataSet, split: str) -> list[Row]:
-    """verl's columns, one record a problem."""
+    """verl's columns, one record per problem."""
     return [
         {
             "data_source": data.name,
@@ -116,12 +119,11 @@ def records(data: DataSet, split: str) -> list[Row]:
 
 
 def write_parquet(rows: list[Row], path: Path) -> str:
-    """Write records, whole or not at all; returns the SHA-256 of the file. The same records give the same bytes."""
+    """Write records and return the SHA-256 of the file. The same records give the same bytes."""
     import pyarrow
     import pyarrow.parquet
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".unfinished")
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), unfinished, compression="zstd")
-    unfinished.replace(path)
+    with atomic.new_file(path) as part:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), part, compression="zstd")
     return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -32,7 +32,7 @@ class Source:
 
 
 SOURCES: dict[str, Source] = {
-    # The 12,500 problems of MATH; those of MATH500 go as soon as that is among the evaluation sets.
+    # The 12,500 problems of MATH; those of MATH500 are left out where that is an evaluation set.
     "math_3to5": Source(
         "DigitalLearningGmbH/MATH-lighteval",
         splits=("train", "test"),
@@ -67,7 +67,9 @@ def parse_source(argument: str) -> tuple[str, str | None]:
 def read_source(name: str, place: str | None) -> tuple[list[Row], dict[str, Any]]:
     """The rows of a source, and its origin: {"place", "sha256", "rows"}, the hash of the files' or else the rows' bytes.
 
-    Raises DataError if it is not there or has no problem and answer columns."""
+    Raises:
+        DataError: it is not there, or cannot be read, or has no rows.
+    """
     source = SOURCES.get(name, Source(place or name))
     if place is not None and Path(place).expanduser().exists():
         rows, sha256 = _read_local(Path(place).expanduser())
@@ -103,7 +105,9 @@ def _read_local(path: Path) -> tuple[list[Row], str]:
 
 def _read_jsonl(file: Path) -> list[Row]:
     rows = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(
+        file.read_text(encoding="utf-8").split("\n"), 1
+    ):  # JSON may hold other line separators
         if line.strip():
             try:
                 rows.append(json.loads(line))
@@ -141,7 +145,11 @@ def _read_hub(place: str, source: Source) -> list[Row]:
 
 
 def find_column(rows: list[Row], candidates: tuple[str, ...], name: str, what: str) -> str:
-    """The first of the candidate columns that the rows have. Raises DataError if none is there."""
+    """The first of the candidate columns that the rows have.
+
+    Raises:
+        DataError: they have none of them.
+    """
     for column in candidates:
         if column in rows[0]:
             return column

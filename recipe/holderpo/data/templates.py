@@ -3,6 +3,8 @@
 They are applied by verl (actor_rollout_ref.model.custom_chat_template, set by conf/task/math.yaml), by the evaluation and by
 the data builder's count of prompt tokens, always from here; the data itself holds the bare problem."""
 
+from typing import Any
+
 _BEGIN = "{{ bos_token or '' }}"  # none for Qwen; DeepSeek's models are trained with one
 
 TEMPLATES: dict[str, str | None] = {
@@ -19,14 +21,33 @@ TEMPLATES: dict[str, str | None] = {
     "User: {{ messages[-1]['content'] }}\nAssistant: <think>",
     # The problem and nothing else.
     "none": _BEGIN + "{{ messages[-1]['content'] }}",
-    # What the model's own tokenizer brings.
+    # The model's own, from its tokenizer.
     "model": None,
 }
 """Name -> Jinja template, as `tokenizer.apply_chat_template(..., chat_template=)` takes it; None: the tokenizer's own."""
 
 
+def prompt_ids(tokenizer: Any, problem: str, template: str | None) -> list[int]:
+    """The token ids of a problem's prompt.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer.
+        problem: the bare problem.
+        template: a value of `TEMPLATES`.
+    """
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": problem}], chat_template=template, add_generation_prompt=True, tokenize=False
+    )
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
 def chat_template(name: str) -> str | None:
-    """The template of that name. Raises ValueError for one that there is not."""
+    """The template of that name.
+
+    Raises:
+        ValueError: there is none.
+    """
     if name not in TEMPLATES:
         raise ValueError(f"template is {name!r}; allowed are {', '.join(TEMPLATES)}")
     return TEMPLATES[name]

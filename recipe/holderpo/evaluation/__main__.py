@@ -7,6 +7,7 @@ text, tokens and score), and the table as table.txt, table.md, table.csv and res
 
 import hashlib
 import json
+import math
 import os
 import re
 import sys
@@ -18,12 +19,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.progress import Progress
 
-from recipe.holderpo.config.errors import ConfigError
+from recipe.holderpo import atomic
+from recipe.holderpo.config.errors import ConfigError, print_error
 from recipe.holderpo.data.templates import TEMPLATES
 from recipe.holderpo.evaluation import table
 from recipe.holderpo.evaluation.generate import Problem, Sampler, Sampling, Store, read_problems
 from recipe.holderpo.evaluation.metrics import Estimate, mean_over_problems, pass_at_k
 from recipe.holderpo.evaluation.model import resolve_model, trained_template
+from recipe.holderpo.evaluation.settings import check
+from recipe.holderpo.fault_tolerance.signals import ExitStatus
 from recipe.holderpo.rewards.math import compute_score
 
 # What may differ between the starts of one evaluation.
@@ -39,34 +43,12 @@ def complete(config: DictConfig) -> None:
         print(f"template={config.template}", flush=True)
 
 
-def check(config: DictConfig) -> None:
-    """Raises ConfigError for the first wrong value, with one line that names the key, the value and what is allowed."""
-    bounds = {
-        "n": (1, 10**6), "temperature": (0, 10), "max_tokens": (1, 10**6), "seed": (0, 2**31 - 1), "chunk": (1, 10**6),
-    }  # fmt: skip
-    for key, (low, high) in bounds.items():
-        value, whole = config[key], key != "temperature"
-        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not low <= value <= high:
-            raise ConfigError(f"{key} is {value!r}; allowed is a {'whole ' * whole}number from {low} to {high}")
-    if not isinstance(config.top_p, int | float) or not 0 < config.top_p <= 1:
-        raise ConfigError(f"top_p is {config.top_p!r}; allowed is above 0 and at most 1")
-    if config.temperature == 0 and config.n != 1:
-        raise ConfigError(f"n is {config.n}; allowed with temperature=0 is 1: greedy answers are all the same")
-    if config.template not in TEMPLATES:
-        raise ConfigError(f"template is {config.template!r}; allowed are {', '.join(TEMPLATES)}")
-    for k in config.k:
-        if not isinstance(k, int) or not 1 <= k <= config.n:
-            raise ConfigError(f"k contains {k!r}; allowed are whole numbers from 1 to n={config.n}")
-    if not config.benchmarks:
-        raise ConfigError("benchmarks is empty; allowed are names of data_dir/eval_NAME.parquet")
-    if config.limit is not None and (not isinstance(config.limit, int) or config.limit < 1):
-        raise ConfigError(f"limit is {config.limit!r}; allowed is 1 or more, or null")
-
-
 def open_run(config: DictConfig, model: str, files: dict[str, Path]) -> Path:
     """The run's folder, with its config, the model that was found and the hashes of the problems' files.
 
-    Raises ConfigError if it holds answers made with others."""
+    Raises:
+        ConfigError: it holds answers made with others.
+    """
     folder = Path(config.out_dir) / config.run
     saved_file = folder / "config.yaml"
     hashes = {f"sha256_{name}": hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
@@ -79,7 +61,8 @@ def open_run(config: DictConfig, model: str, files: dict[str, Path]) -> Path:
                 f"{key} is {value!r}; allowed is {saved[key]!r}, with which {folder} began; or give it another name: run=..."
             )
     folder.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(OmegaConf.create({**saved, **OmegaConf.to_container(config, resolve=True), **now}), saved_file)  # type: ignore[dict-item]
+    began_with = OmegaConf.create({**saved, **OmegaConf.to_container(config, resolve=True), **now})  # type: ignore[dict-item]
+    atomic.write_text(saved_file, OmegaConf.to_yaml(began_with))
     return folder
 
 
@@ -109,7 +92,7 @@ def evaluate(config: DictConfig) -> dict[str, dict[str, Estimate]]:
         sampler = Sampler(model, TEMPLATES[config.template], _engine(config))
         sampling = Sampling(config.n, config.temperature, config.top_p, config.max_tokens, config.seed)
         limits = dict(config.grading)
-        with Progress() as progress:
+        with Progress(speed_estimate_period=math.inf) as progress:  # the mean over all chunks; one may take minutes
             for name, rest in missing.items():
                 task = progress.add_task(name, total=len(problems[name]), completed=len(problems[name]) - len(rest))
                 for start in range(0, len(rest), config.chunk):
@@ -142,11 +125,11 @@ def write(folder: Path, results: dict[str, dict[str, Estimate]]) -> None:
         ("table.csv", table.as_csv(results)),
         ("results.json", table.as_json(results)),
     ):
-        (folder / name).write_text(text)
+        atomic.write_text(folder / name, text)
 
 
 def faults(folder: Path) -> str:
-    """One line: how many answers were cut off, had no answer, or could not be graded."""
+    """One line: how many responses were truncated, had no answer, or could not be graded."""
     rows = [json.loads(line) for file in sorted((folder / "generations").glob("*.jsonl")) for line in file.open()]
     names = ("truncated", "no_answer", "timeout", "crash", "unreadable")
     return f"{len(rows)} answers: " + ", ".join(f"{sum(row[name] for row in rows):.0f} {name}" for name in names)
@@ -162,8 +145,8 @@ def main(config: DictConfig) -> None:
         check(config)
         results = evaluate(config)
     except (ConfigError, OmegaConfBaseException) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        print_error(error)
+        sys.exit(ExitStatus.REFUSED)
     folder = Path(config.out_dir) / config.run
     write(folder, results)
     print(table.as_text(results))

@@ -11,7 +11,11 @@ from recipe.holderpo.evaluation.metrics import Estimate
 
 
 def read_results(folder: Path) -> dict[str, dict[str, Estimate]]:
-    """What an evaluation wrote to results.json. Raises FileNotFoundError."""
+    """What an evaluation wrote to results.json.
+
+    Raises:
+        FileNotFoundError: it has not finished.
+    """
     document = json.loads((folder / "results.json").read_text())
     return {
         label: {
@@ -27,8 +31,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="outputs/eval/NAME")
     kind = parser.add_mutually_exclusive_group()
-    for name in ("markdown", "csv", "json"):
-        kind.add_argument(f"--{name}", action="store_true")
+    for name, form in (("markdown", table.as_markdown), ("csv", table.as_csv), ("json", table.as_json)):
+        kind.add_argument(f"--{name}", dest="form", action="store_const", const=form, default=table.as_text)
     options = parser.parse_args()
     results: dict[str, dict[str, Estimate]] = {}
     for folder in options.folders:
@@ -38,16 +42,7 @@ def main() -> None:
             sys.exit(f"error: {error.filename} does not exist; it is written when an evaluation has finished")
         for label, row in rows.items():
             results[label if label not in results else f"{folder.name}/{label}"] = row
-    form = (
-        table.as_markdown
-        if options.markdown
-        else table.as_csv
-        if options.csv
-        else table.as_json
-        if options.json
-        else table.as_text
-    )
-    print(form(results))
+    print(options.form(results))
 
 
 if __name__ == "__main__":

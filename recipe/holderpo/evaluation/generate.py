@@ -1,6 +1,5 @@
-"""Sampling answers with vLLM, graded as they come, a chunk of problems at a time, so that a stopped run goes on."""
+"""Sampling answers with vLLM, stored after each chunk of problems, so that a stopped evaluation can be resumed."""
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -8,7 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from recipe.holderpo import atomic
 from recipe.holderpo.config.errors import ConfigError
+from recipe.holderpo.data.templates import prompt_ids
+from recipe.holderpo.seeds import request_seed
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Sampling:
-    """n answers a problem; temperature 0 is greedy, with n = 1."""
+    """n answers per problem; temperature 0 is greedy, with n = 1."""
 
     n: int
     temperature: float
@@ -31,7 +33,11 @@ class Sampling:
 
 
 def read_problems(path: Path) -> list[Problem]:
-    """Problems of an eval_NAME.parquet that `recipe.holderpo.data` wrote. Raises ConfigError if it is not there."""
+    """Problems of an eval_NAME.parquet that `recipe.holderpo.data` wrote.
+
+    Raises:
+        ConfigError: there is no such file.
+    """
     import pyarrow.parquet
 
     if not path.exists():
@@ -47,39 +53,28 @@ def read_problems(path: Path) -> list[Problem]:
     ]
 
 
-def request_seed(seed: int, problem: Problem, sample: int) -> int:
-    """A seed (31 bits) for one answer: the same in every run, whatever is sampled beside it."""
-    text = f"{seed}/{problem.benchmark}/{problem.index}/{sample}"
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little") >> 1
-
-
 class Store:
-    """The answers of one benchmark, `generations/NAME.jsonl`: one JSON object an answer, appended as they are graded."""
+    """The answers of one benchmark, `generations/NAME.jsonl`: one JSON object per answer, appended as they are graded."""
 
     def __init__(self, path: Path, n: int):
-        """What is there already: the problems that have all of their n answers. The rest is dropped, and asked again."""
+        """Keeps the problems in the file that have all of their n answers; the others are dropped, to be sampled again."""
         self.path = path
         rows: list[dict[str, Any]] = []
         if path.exists():
-            whole, _, _torn = path.read_text(encoding="utf-8").rpartition("\n")
-            rows = [json.loads(line) for line in whole.split("\n") if line]
+            rows = [json.loads(line) for line in atomic.complete_lines(path)]
         answers = Counter(row["index"] for row in rows)
         self.rows = [row for row in rows if answers[row["index"]] == n]
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".unfinished")
-        unfinished.write_text(
-            "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows), encoding="utf-8"
-        )
-        unfinished.replace(path)
+        atomic.write_text(path, "".join(map(_line, self.rows)))
 
     def done(self) -> set[int]:
         """Indices of the problems that have answers."""
         return {row["index"] for row in self.rows}
 
     def add(self, rows: list[dict[str, Any]]) -> None:
-        """All answers of some problems, on disk when this returns."""
+        """Append all answers of some problems."""
         with self.path.open("a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+            file.write("".join(map(_line, rows)))
         self.rows += rows
 
     def right(self) -> list[list[float]]:
@@ -88,6 +83,10 @@ class Store:
         for row in sorted(self.rows, key=lambda row: (row["index"], row["sample"])):
             by_problem.setdefault(row["index"], []).append(row["score"])
         return list(by_problem.values())
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"
 
 
 class Sampler:
@@ -101,13 +100,7 @@ class Sampler:
         self.template = template
 
     def prompt(self, problem: Problem) -> dict[str, list[int]]:
-        text = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": problem.text}],
-            chat_template=self.template,
-            add_generation_prompt=True,
-            tokenize=False,
-        )
-        return {"prompt_token_ids": self.tokenizer(text, add_special_tokens=False)["input_ids"]}
+        return {"prompt_token_ids": prompt_ids(self.tokenizer, problem.text, self.template)}
 
     def answers(self, problems: list[Problem], sampling: Sampling) -> Iterator[tuple[Problem, int, Any]]:
         """(problem, sample, vLLM's completion) of every answer. Each has a seed of its own."""
@@ -119,7 +112,9 @@ class Sampler:
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
                 max_tokens=sampling.max_tokens,
-                seed=request_seed(sampling.seed, problem, sample) if sampling.temperature > 0 else None,
+                seed=request_seed(sampling.seed, problem.index, sample, problem.benchmark)
+                if sampling.temperature > 0
+                else None,
             )
             for problem, sample in requests
         ]

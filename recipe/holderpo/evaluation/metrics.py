@@ -17,7 +17,10 @@ def pass_at_k(samples: int, right: int, k: int) -> float:
     """Unbiased estimate, from `samples` of which `right` are right, that at least one of k samples is right.
 
     1 - C(samples - right, k) / C(samples, k), the estimator of arXiv 2107.03374 (Eq. 1).
-    Raises ValueError unless 0 <= right <= samples and 1 <= k <= samples."""
+
+    Raises:
+        ValueError: unless 0 <= right <= samples and 1 <= k <= samples.
+    """
     if not 0 <= right <= samples or not 1 <= k <= samples:
         raise ValueError(f"pass@{k} of {right} right in {samples}; allowed is 0 <= right <= samples, 1 <= k <= samples")
     return 1 - math.comb(samples - right, k) / math.comb(samples, k)
@@ -26,8 +29,11 @@ def pass_at_k(samples: int, right: int, k: int) -> float:
 def mean_over_problems(values: Sequence[float]) -> Estimate:
     """The mean over problems, and its standard error: the sample standard deviation over the root of their number.
 
-    It is the error from which problems were drawn and, for sampled answers, from the sampling too. nan for one problem.
-    Raises ValueError for none."""
+    The error covers the draw of the problems and, for sampled answers, the sampling too. It is nan for one problem.
+
+    Raises:
+        ValueError: there are no values.
+    """
     n = len(values)
     if n == 0:
         raise ValueError("no problems to average over")

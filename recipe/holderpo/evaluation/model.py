@@ -3,10 +3,12 @@
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from recipe.holderpo import atomic
 from recipe.holderpo.config.errors import ConfigError
 from recipe.holderpo.fault_tolerance.checkpoint import PREFIX, newest_complete
 from recipe.holderpo.fault_tolerance.safe_load import check_holds_no_code
@@ -20,7 +22,9 @@ def resolve_model(model: str, trust_checkpoint: bool = False) -> str:
     A verl checkpoint is a folder global_step_N (or its actor/); a run's folder stands for its newest checkpoint. It is
     merged once, into actor/merged beside its shards.
 
-    Raises ConfigError if there is no such model, or it is a checkpoint that holds code and is not trusted."""
+    Raises:
+        ConfigError: there is no such model, or it is a checkpoint that holds code and is not trusted.
+    """
     path = Path(model).expanduser()
     if not path.exists():
         if _HUB_ID.fullmatch(model) and not model.startswith("."):
@@ -37,7 +41,7 @@ def resolve_model(model: str, trust_checkpoint: bool = False) -> str:
 
 
 def _checkpoint(path: Path) -> Path | None:
-    """The actor folder of the checkpoint that `path` is, or of the newest whole one below it."""
+    """The actor folder of the checkpoint that `path` is, or of the newest intact one below it."""
     for folder in (path, path.parent):
         if folder.name.startswith(PREFIX) and (folder / "actor/fsdp_config.json").exists():
             return folder / "actor"
@@ -52,17 +56,15 @@ def _checkpoint(path: Path) -> Path | None:
 
 def _merge(actor: Path) -> Path:
     merged = actor / "merged"
-    if (merged / "config.json").exists() and (merged / ".whole").exists():
+    if merged.exists():
         return merged
     print(f"merging {actor} ...", flush=True)
-    command = [sys.executable, "-m", "verl.model_merger", "merge", "--backend", "fsdp"]
-    done = subprocess.run(
-        [*command, "--local_dir", str(actor), "--target_dir", str(merged)], capture_output=True, text=True, check=False
-    )
-    if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise ConfigError(f"model: {actor} cannot be merged: {last}")
-    (merged / ".whole").touch()
+    command = [sys.executable, "-m", "verl.model_merger", "merge", "--backend", "fsdp", "--local_dir", str(actor)]
+    with suppress(FileExistsError), atomic.new_folder(merged) as new:  # another evaluation may be faster
+        done = subprocess.run([*command, "--target_dir", str(new)], capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+            raise ConfigError(f"model: {actor} cannot be merged: {last}")
     return merged
 
 

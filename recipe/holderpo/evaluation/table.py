@@ -9,6 +9,7 @@ from typing import Any
 
 from recipe.holderpo.data.sources import BENCHMARKS
 from recipe.holderpo.evaluation.metrics import Estimate, average
+from recipe.holderpo.report.text_table import text_table
 
 LABELS = {
     "aime24": "AIME24",
@@ -52,12 +53,7 @@ def _percent(estimate: Estimate | None) -> str:
 
 def as_text(results: Results, head: str = "model") -> str:
     """Aligned columns; `head` says what the rows are."""
-    lines = _cells(results, head)
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]).rstrip()
-        for line in lines
-    )
+    return text_table(_cells(results, head))
 
 
 def as_markdown(results: Results) -> str:
@@ -68,7 +64,7 @@ def as_markdown(results: Results) -> str:
 
 
 def as_csv(results: Results) -> str:
-    """One line a model; each benchmark has its percentage and its standard error, in percentage points."""
+    """One line per model; each benchmark has its percentage and its standard error, in percentage points."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     names = columns(results)

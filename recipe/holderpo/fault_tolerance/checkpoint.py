@@ -8,13 +8,15 @@ Only the standard library is imported.
 import hashlib
 import json
 import math
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from recipe.holderpo import atomic
+from recipe.holderpo.atomic import wait_for_disk
 
 MANIFEST = "manifest.json"
 FORMAT = 2
@@ -48,14 +50,10 @@ def commit(folder: Path, contents: dict[str, Any]) -> None:
     with ThreadPoolExecutor(HASH_THREADS) as pool:
         entries = dict(zip((str(file.relative_to(folder)) for file in files), pool.map(_entry, files), strict=True))
     for directory in {file.parent for file in files} | {folder}:
-        _sync(directory)
+        wait_for_disk(directory)
     manifest = {"format": FORMAT, **contents, "files": entries}
-    part = folder / f"{MANIFEST}.part"
-    part.write_text(json.dumps(manifest | {"sha256": _own_hash(manifest)}, indent=1), encoding="utf-8")
-    _sync(part)
-    os.replace(part, folder / MANIFEST)
-    _sync(folder)
-    _sync(folder.parent)
+    atomic.write_text(folder / MANIFEST, json.dumps(manifest | {"sha256": _own_hash(manifest)}, indent=1), sync=True)
+    wait_for_disk(folder.parent)
 
 
 def save_checkpoint(folder: Path, write: Callable[[Path], None], contents: dict[str, Any]) -> None:
@@ -129,7 +127,7 @@ def remove(folder: Path) -> None:
     """Delete a folder; its manifest goes first, so that it is never a checkpoint with files missing."""
     if folder.exists():
         (folder / MANIFEST).unlink(missing_ok=True)
-        _sync(folder)
+        wait_for_disk(folder)
         shutil.rmtree(folder)
 
 
@@ -153,12 +151,12 @@ def delete_from(root: Path, step: float) -> None:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    manifest = {folder / MANIFEST, folder / f"{MANIFEST}.part"}
+    manifest = {folder / MANIFEST, atomic.part_of(folder / MANIFEST)}
     return (path for path in folder.rglob("*") if path.is_file() and path not in manifest)
 
 
 def _entry(file: Path) -> dict[str, Any]:
-    _sync(file)
+    wait_for_disk(file)
     return {"bytes": file.stat().st_size, "sha256": _sha256(file)}
 
 
@@ -205,12 +203,3 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if manifest["format"] != FORMAT:
         raise CorruptCheckpoint(f"its manifest has format {manifest['format']}; this version reads {FORMAT}")
     return dict(manifest)
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file's content, or a folder's list of names, is on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""`python -m recipe.holderpo.report RUN_DIR [RUN_DIR ...]`: draw each run's curves anew and print the final table."""
+"""`python -m recipe.holderpo.report RUN_DIR [RUN_DIR ...]`: redraw each run's curves and print the final table."""
 
 import argparse
 import sys

@@ -1,4 +1,4 @@
-"""What the user watches: one line a step, and on a terminal a progress bar with the time left below the lines."""
+"""What the user watches: one line per step, and on a terminal a bar with the remaining time below the lines."""
 
 import math
 import os
@@ -9,14 +9,14 @@ from types import TracebackType
 from typing import TextIO
 
 import psutil
-from tqdm import tqdm
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 
 from recipe.holderpo.report.record import accuracy, parse_line
 
 LINE_WIDTH = 120
 POLL_SECONDS = 0.2
-BAR = "{percentage:3.0f}% {bar} {n_fmt}/{total_fmt} steps, {elapsed} elapsed, {remaining} left"
-BAR_WIDTH = 79
 STARTING = "starting Ray, vLLM and the trainer ..."
 
 
@@ -71,9 +71,9 @@ class Progress:
     """Follows a metrics.jsonl that other processes write, from a background thread, until the `with` block is left.
 
     Prints `step_line` for each line written after the block was entered; lines that were there before, and those that
-    `RunRecord.resume_from` keeps of them, are not printed again. On a terminal a bar below the lines shows the time
-    left; elsewhere the output is plain lines without control characters. What was written before the end of the block
-    is printed, whatever the reason for leaving it.
+    `RunRecord.resume_from` keeps of them, are not printed again. On a terminal a bar below the lines shows the elapsed
+    and the remaining time; elsewhere the output is plain lines without control characters. What was written before the
+    end of the block is printed, whatever the reason for leaving it.
 
     Args:
         metrics_path: need not exist yet.
@@ -89,18 +89,18 @@ class Progress:
         self._follower = Follower(metrics_path)
         self._total_steps = total_steps
         self._stream = sys.stdout if stream is None else stream
-        self._terminal = self._stream.isatty()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
-        self._bar: tqdm | None = None
+        self._bar = _starting_bar(self._stream) if self._stream.isatty() else None
+        self._waiting = True  # for the first step
 
     def __enter__(self) -> "Progress":
         self._follower.new_records()  # an earlier part of the run
-        if self._terminal:
-            self._bar = tqdm(bar_format=STARTING + " {elapsed}", file=self._stream, leave=False)
+        if self._bar is not None:
+            self._task = self._bar.add_task("", total=None)
+            self._bar.start()
         else:
             print(STARTING, file=self._stream, flush=True)
-        self._waiting = True
         self._thread.start()
         return self
 
@@ -110,7 +110,8 @@ class Progress:
         self._stop.set()
         self._thread.join()
         if self._bar is not None:
-            self._bar.close()
+            self._bar.live.transient = self._waiting  # "starting ..." is deleted: nothing is starting any more
+            self._bar.stop()
 
     def _run(self) -> None:
         stopping = False
@@ -127,20 +128,34 @@ class Progress:
             self._waiting = False
             self._print(f"first step done {record['time'] - self._started:.0f} s after the start")
             if self._bar is not None:
-                self._bar.close()
-                # The time left is computed from the steps that this process saw.
-                self._bar = tqdm(
-                    total=self._total_steps, initial=step, file=self._stream, bar_format=BAR, ncols=BAR_WIDTH
-                )
+                self._bar.columns = _step_columns()
         if self._bar is not None and not self._waiting:
-            self._bar.n = step
+            self._bar.update(self._task, completed=step, total=self._total_steps)
         self._print(step_line(record, self._total_steps))
 
     def _print(self, text: str) -> None:
         if self._bar is not None:
-            self._bar.write(text, file=self._stream)
+            self._bar.console.print(text, soft_wrap=True)  # the terminal wraps a line that is too long for it
         else:
             print(text, file=self._stream, flush=True)
+
+
+def _starting_bar(stream: TextIO) -> Bar:
+    """The line below the others until the first step; from then on its columns are `_step_columns`."""
+    return Bar(
+        STARTING,
+        TimeElapsedColumn(),
+        console=Console(file=stream, markup=False, emoji=False, highlight=False, force_jupyter=False),
+        auto_refresh=False,
+        redirect_stdout=False,
+        redirect_stderr=False,
+        speed_estimate_period=math.inf,  # the mean over the steps that this process saw; a step may take minutes
+    )
+
+
+def _step_columns() -> tuple[str | ProgressColumn, ...]:
+    bar, done, elapsed, remaining = BarColumn(None), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+    return "{task.percentage:3.0f}%", bar, done, "steps,", elapsed, "elapsed,", remaining, "left"
 
 
 class Follower:

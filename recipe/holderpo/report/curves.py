@@ -7,18 +7,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from recipe.holderpo import atomic
 from recipe.holderpo.report.record import accuracy, read_metrics
 
 Records = list[dict[str, float]]
 CURVES_FILE = "curves.png"
 
-# Okabe and Ito's palette: told apart by colour-blind readers too.
+# Okabe and Ito's palette, whose colours colour-blind readers can distinguish too.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#7F7F7F"
 
 
 def plot_curves(metrics_path: str | Path, out_png: str | Path, title: str) -> None:
     """Draw `curves_figure` of a metrics.jsonl into a PNG file of 1650 x 960 pixels."""
-    curves_figure(read_metrics(metrics_path), title).savefig(out_png, dpi=110)
+    figure = curves_figure(read_metrics(metrics_path), title)
+    with atomic.new_file(Path(out_png)) as part:
+        figure.savefig(part, dpi=110, format="png")
 
 
 def curves_figure(records: Records, title: str = "") -> Figure:

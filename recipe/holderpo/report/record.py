@@ -1,4 +1,4 @@
-"""The run's record, `metrics.jsonl`: one JSON object a line, each step once however often the run was resumed.
+"""The run's record, `metrics.jsonl`: one JSON object per line, each step once however often the run was resumed.
 
 docs/metrics.md describes the keys. Only the standard library is imported: the file is followed and read by processes
 that have no use for torch, Ray or verl.
@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from recipe.holderpo import atomic
+
 METRICS_FILE = "metrics.jsonl"
 
 # JSON has no NaN and no infinities. p = inf is a legal value and a NaN gradient norm must stay visible, so null would
@@ -27,8 +29,11 @@ GREEDY_SUFFIX = "_greedy"
 class RunRecord:
     """Appends to `<run_dir>/metrics.jsonl`; the folder is made if there is none.
 
-    `resumed_at` is the global step that the run went on from (0: a fresh run; None before `resume_from`), `last_step` the
-    step of the newest line (None without one)."""
+    Attributes:
+        resumed_at: the global step that the run resumed from; 0 for a fresh run, None before `resume_from`.
+        last_step: the step of the last line that `resume_from` kept or `step` wrote; None without one.
+        path: the file.
+    """
 
     def __init__(self, run_dir: str | Path):
         self.resumed_at: int | None = None
@@ -38,18 +43,16 @@ class RunRecord:
         self.path.parent.mkdir(parents=True, exist_ok=True)
 
     def resume_from(self, step: int) -> None:
-        """Call once before the first `step`: drops the lines of later steps, which this run records again.
+        """Call once before the first `step`: the lines of later steps are dropped, since this run records them again.
 
-        A torn last line (the process was killed while writing) goes too. The file is replaced atomically.
+        So is an unfinished last line (the process was killed while writing). The file is replaced atomically.
 
         Args:
-            step: the restored global step; 0 is a fresh run, which starts the file anew.
+            step: the restored global step; 0 is a fresh run, which starts with an empty file.
         """
         old = read_metrics(self.path) if step > 0 and self.path.exists() else []
         kept = [record for record in old if record["step"] <= step]
-        part = self.path.with_name(self.path.name + ".part")
-        part.write_text("".join(_line(record) for record in kept), encoding="utf-8")
-        os.replace(part, self.path)
+        atomic.write_text(self.path, "".join(_line(record) for record in kept), sync=True)
         self.resumed_at = step
         self.last_step = int(kept[-1]["step"]) if kept else None
 
@@ -78,14 +81,17 @@ class RunRecord:
         """Append one line: "step", "time" (unix seconds) and the metrics, on disk when this returns.
 
         Args:
-            step: global step; 0 for the validation before training.
+            step: global step, above `last_step`; 0 for the validation before training.
             metrics: scalars by name. Python and NumPy integers and floats are taken; NaN and infinities are written as
                 the strings "NaN", "Infinity", "-Infinity". Names that begin with "_" are left out: verl passes notes to
                 its own logger under such names.
 
         Raises:
             TypeError: a value is not a number.
+            ValueError: the last line is of this step or a later one.
         """
+        if self.last_step is not None and step <= self.last_step:
+            raise ValueError(f"step {step} cannot follow step {self.last_step}: each step is recorded once, in order")
         line = _line({"step": step, "time": time.time()} | metrics)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(line)
@@ -95,7 +101,11 @@ class RunRecord:
 
 
 def plain_metrics(metrics: dict[str, Any]) -> dict[str, int | float | str]:
-    """Metrics as JSON can hold them, without those whose names begin with "_". Raises TypeError as `RunRecord.step` does."""
+    """Metrics as JSON can hold them, without those whose names begin with "_".
+
+    Raises:
+        TypeError: a value is not a number, as for `RunRecord.step`.
+    """
     return {key: _plain(key, value) for key, value in metrics.items() if not key.startswith("_")}
 
 
@@ -122,15 +132,14 @@ def _plain(key: str, value: Any) -> int | float | str:
 def read_metrics(path: str | Path) -> list[dict[str, float]]:
     """The records of a metrics.jsonl in the order of the file, non-finite values as floats again.
 
-    A last line that is still being written (or was torn by a kill) is left out.
+    A last line that is still being written, or was left unfinished by a kill, is left out.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: any other line is not a JSON object with a "step"; the message names file and line.
     """
-    *complete, _unfinished = Path(path).read_text(encoding="utf-8").split("\n")
     records = []
-    for number, line in enumerate(complete, start=1):
+    for number, line in enumerate(atomic.complete_lines(Path(path)), start=1):
         try:
             records.append(parse_line(line))
         except ValueError as error:
@@ -144,7 +153,11 @@ def last_step(path: str | Path) -> int:
 
 
 def parse_line(line: str) -> dict[str, float]:
-    """One line of metrics.jsonl. Raises ValueError when it is not a JSON object with a "step"."""
+    """One line of metrics.jsonl.
+
+    Raises:
+        ValueError: it is not a JSON object with a "step".
+    """
     record = json.loads(line)
     if not isinstance(record, dict) or "step" not in record:
         raise ValueError(f'not a JSON object with a "step": {line[:80]!r}')

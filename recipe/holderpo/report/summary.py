@@ -5,6 +5,7 @@ from pathlib import Path
 from statistics import mean, median
 
 from recipe.holderpo.report.record import METRICS_FILE, accuracy, read_metrics
+from recipe.holderpo.report.text_table import text_table
 
 NONE = "-"
 REWARD_STEPS = 5
@@ -39,17 +40,11 @@ def final_table(*run_dirs: str | Path) -> str:
             raise ValueError(f"no step is recorded in {folder / METRICS_FILE}")
         columns.append(_column(records))
     names = _short_names(folders)
-    rows = [("", names), *((label, [column[label] for column in columns]) for label in columns[0])]
-    label_width = max(len(label) for label, _ in rows)
-    widths = [max(len(cells[i]) for _, cells in rows) for i in range(len(folders))]
-    lines = [
-        "  ".join([label.ljust(label_width), *(cell.rjust(w) for cell, w in zip(cells, widths, strict=True))]).rstrip()
-        for label, cells in rows
-    ]
+    blocks = [text_table([["", *names], *([label, *(column[label] for column in columns)] for label in columns[0])])]
     for folder in folders:
-        lines.append("")
-        lines += [f"{name:<12} {folder / file}" for name, file in OUTPUTS.items() if (folder / file).exists()]
-    return "\n".join(lines)
+        written = [[name, str(folder / file)] for name, file in OUTPUTS.items() if (folder / file).exists()]
+        blocks.append(text_table(written, justify="left"))
+    return "\n\n".join(blocks)
 
 
 def _column(records: list[dict[str, float]]) -> dict[str, str]:
@@ -108,6 +103,6 @@ def _value(values: list[float], reduce: Callable[[list[float]], float], form: st
 
 
 def _short_names(folders: list[Path]) -> list[str]:
-    """The folders' last parts; whole paths where these are the same."""
+    """The folders' last parts; the full paths where these are the same."""
     names = [folder.name for folder in folders]
     return names if len(set(names)) == len(names) else [str(folder) for folder in folders]

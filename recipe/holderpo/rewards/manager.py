@@ -17,7 +17,7 @@ class HolderRewardManager(NaiveRewardManager):
         responses = item.batch["responses"]
         length = int(item.batch["attention_mask"][-responses.shape[-1] :].sum())
         full = length >= self.config.data.max_response_length
-        ended = length > 0 and int(responses[length - 1]) == self.tokenizer.eos_token_id
+        ended = int(responses[length - 1]) == self.tokenizer.eos_token_id
         extra_info = item.non_tensor_batch.get("extra_info")
         if extra_info is None:
             raise KeyError("the data set has no column extra_info; recipe.holderpo.data writes one")

@@ -1,17 +1,12 @@
 """One prompt, one answer, with two things that verl's own loop leaves out: greedy validation beside sampled, and a seed
 of its own for each request."""
 
-import hashlib
 from typing import Any
 
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput, register
 from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
 
-
-def request_seed(seed: int, global_steps: int, prompt: str, session_id: int) -> int:
-    """A seed (63 bits) for one sampled response: the same in every run for the same step, prompt and sample."""
-    text = f"{seed}/{global_steps}/{session_id}/{prompt}"
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
+from recipe.holderpo.seeds import request_seed
 
 
 @register("holder_single_turn")
@@ -19,8 +14,8 @@ class HolderSingleTurnAgentLoop(SingleTurnAgentLoop):
     """verl's single-turn loop. Rows with `extra_info.greedy` are decoded greedily, whatever the validation's settings.
 
     With `deterministic=true` every request carries a seed of its own, so that its text does not depend on which requests
-    the engine happens to serve beside it. Greedy rows too: vLLM's CPU sampler heeds no seed of a batch in which one row
-    has none, and it takes temperature 0 for such a row; the likeliest token alone (top_k=1) is the same text.
+    the engine happens to serve beside it. Greedy rows too: vLLM's CPU sampler ignores all seeds of a batch in which one
+    row has none, and it counts temperature 0 as such a row; the likeliest token alone (top_k=1) is the same text.
     """
 
     async def run(self, sampling_params: dict[str, Any], priority: int = 0, **kwargs: Any) -> AgentLoopOutput:
@@ -32,6 +27,6 @@ class HolderSingleTurnAgentLoop(SingleTurnAgentLoop):
                 params.update(temperature=0.0, top_p=1.0, top_k=-1)
         if self.config.deterministic:
             params["seed"] = request_seed(
-                self.config.seed, int(kwargs["global_steps"]), str(list(kwargs["raw_prompt"])), kwargs["session_id"]
+                self.config.seed, int(kwargs["global_steps"]), kwargs["session_id"], str(list(kwargs["raw_prompt"]))
             )
         return await super().run(params, priority=priority, **kwargs)

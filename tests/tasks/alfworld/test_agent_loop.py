@@ -252,5 +252,5 @@ def test_transcripts_and_their_table(
     assert line["steps"][1]["answer"] == WRONG[0] and line["steps"][1]["command"] is None
     # the validation was repeated by another process, whose file comes first by name: the later outcome counts
     again = line | {"time": line["time"] + 1000, "won": not line["won"]}
-    file.with_name("0.jsonl").write_text(json.dumps(again) + "\n")
+    file.with_name("0.jsonl").write_text(json.dumps(again) + '\n{"task": "put a mug')  # and was killed then
     assert success(read_transcripts(tmp_path)[5])["all"].value == pytest.approx(1 / 3)

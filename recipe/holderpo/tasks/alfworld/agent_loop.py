@@ -17,6 +17,7 @@ from uuid import uuid4
 
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput
 
+from recipe.holderpo.seeds import request_seed
 from recipe.holderpo.tasks.alfworld.environment import Observation
 from recipe.holderpo.tasks.alfworld.prompt import (
     Answer,
@@ -32,7 +33,6 @@ from recipe.holderpo.tasks.alfworld.prompt import (
 )
 from recipe.holderpo.tasks.alfworld.task_types import TASKS
 from recipe.holderpo.tasks.alfworld.workers import EnvironmentPool, Episode, EpisodeLost
-from recipe.holderpo.training.agent_loop import request_seed
 
 logger = logging.getLogger(__name__)
 
@@ -199,7 +199,7 @@ class AlfworldAgentLoop(AgentLoopBase):
         if self.config.deterministic:
             name = f"{self.kwargs['extra_info']['game_file']}/{len(played.turns)}"
             params["seed"] = request_seed(
-                self.config.seed, int(self.kwargs["global_steps"]), name, self.kwargs["session_id"]
+                self.config.seed, int(self.kwargs["global_steps"]), self.kwargs["session_id"], name
             )
         start = time.perf_counter()
         output = await self.server_manager.generate(

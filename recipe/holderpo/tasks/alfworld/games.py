@@ -14,13 +14,13 @@ import importlib.resources
 import json
 import os
 import random
-import shutil
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from recipe.holderpo import atomic
 from recipe.holderpo.tasks.alfworld.task_types import SPLITS, TASKS
 
 FOLDER = "json_2.1.1"  # what the official download is called
@@ -174,15 +174,11 @@ def generate(out: Path, size: str, counts: dict[str, int], seed: int, processes:
     root = out / FOLDER
     if root.exists():
         raise FileExistsError(f"{root} is there already; choose another --out, or remove it")
-    work = out / f".{FOLDER}-{os.getpid()}"  # renamed at the end: half a set of games looks like a whole one
     drawn = draw_splits(size, counts, seed)
-    jobs = [(split, work / split / name, game, text) for split in SPLITS for name, game, text in drawn[split]]
-    try:
+    with atomic.new_folder(root) as work:  # half a set of games would look like a complete one
+        jobs = [(split, work / split / name, game, text) for split in SPLITS for name, game, text in drawn[split]]
         with ProcessPoolExecutor(processes) as pool:
             lengths = list(pool.map(write_game, *zip(*(job[1:] for job in jobs), strict=True), chunksize=8))
-        os.rename(work, root)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return {split: [n for job, n in zip(jobs, lengths, strict=True) if job[0] == split] for split in SPLITS}
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from recipe.holderpo import atomic
 from recipe.holderpo.evaluation.metrics import Estimate, mean_over_problems
 from recipe.holderpo.evaluation.table import as_text
 from recipe.holderpo.tasks.alfworld.task_types import SPLITS, TASKS
@@ -31,7 +32,7 @@ def read_transcripts(run_dir: Path) -> dict[int, list[Transcript]]:
         raise FileNotFoundError(f"no episodes under {run_dir / TRANSCRIPTS}")
     found = {}
     for folder in sorted(folders, key=lambda folder: int(folder.name)):
-        lines = [line for file in sorted(folder.glob("*.jsonl")) for line in file.read_text().splitlines()]
+        lines = [line for file in sorted(folder.glob("*.jsonl")) for line in atomic.complete_lines(file)]
         # A validation that was interrupted and repeated has episodes twice; the later one counts.
         in_time = sorted(map(json.loads, lines), key=lambda episode: episode["time"])
         episodes = {(e["split"], e["game_file"], e["session"]): e for e in in_time}

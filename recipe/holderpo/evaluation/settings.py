@@ -1,0 +1,55 @@
+"""The keys of conf/evaluation/eval.yaml, which documents them: types, bounds and checks."""
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+from omegaconf import DictConfig, OmegaConf
+from pydantic import Field
+
+from recipe.holderpo.config.errors import ConfigError
+from recipe.holderpo.config.values import Settings, wrong_settings
+from recipe.holderpo.data.templates import TEMPLATES
+
+
+class EvaluationSettings(Settings):
+    model: str
+    trust_checkpoint: bool
+    benchmarks: Annotated[list[str], Field(min_length=1)]
+    data_dir: str
+    template: str
+    n: Annotated[int, Field(ge=1, le=10**6)]
+    temperature: Annotated[float, Field(ge=0, le=10)]
+    top_p: Annotated[float, Field(gt=0, le=1)]
+    max_tokens: Annotated[int, Field(ge=1, le=10**6)]
+    k: list[Annotated[int, Field(ge=1)]]
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)]
+    limit: Annotated[int, Field(ge=1, le=10**9)] | None
+    run: str
+    out_dir: str
+    grading: dict[str, Any]
+    engine: dict[str, Any]
+    chunk: Annotated[int, Field(ge=1, le=10**6)]
+
+
+def check(config: DictConfig) -> None:
+    """Check the values of an evaluation's config.
+
+    Raises:
+        ConfigError: with a line for each wrong value.
+    """
+    values = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(values, dict)
+    lines = wrong_settings("", {str(key): value for key, value in values.items()}, EvaluationSettings)
+    lines = lines or [*_misfits(config)]
+    if lines:
+        raise ConfigError(*lines)
+
+
+def _misfits(config: DictConfig) -> Iterator[str]:
+    if config.temperature == 0 and config.n != 1:
+        yield f"n is {config.n}; allowed with temperature=0 is 1: greedy answers are all the same"
+    if config.template not in TEMPLATES:
+        yield f"template is {config.template!r}; allowed are {', '.join(TEMPLATES)}"
+    for k in config.k:
+        if k > config.n:
+            yield f"k contains {k}; allowed are whole numbers from 1 to n={config.n}"
