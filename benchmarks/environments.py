@@ -1,4 +1,4 @@
-"""ALFWorld's environments: the fast one against ALFWorld's own, steps a second over Ray workers, memory over many episodes.
+"""ALFWorld's environments: the fast one against ALFWorld's own, steps per second over Ray workers, memory over many episodes.
 
     .venv/bin/python benchmarks/environments.py                       # all three
     .venv/bin/python benchmarks/environments.py --part workers --size full

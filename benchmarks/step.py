@@ -34,7 +34,7 @@ def train(algo: str, steps: int, run_dir: Path) -> list[dict[str, float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=12, help="steps a run, the two of warm-up included")
+    parser.add_argument("--steps", type=int, default=12, help="steps per run, the two of warm-up included")
     args = parser.parse_args()
     records: dict[str, list[dict[str, float]]] = {"holder": [], "grpo": []}
     with tempfile.TemporaryDirectory() as folder:

@@ -1,6 +1,6 @@
 """What the `verl.plugins` entry point loads, in every process that imports verl (Ray workers and vLLM's too).
 
-It must stay cheap (verl is imported by a dozen processes a run), so it imports nothing of verl: each registration waits,
+It must stay cheap (verl is imported by a dozen processes per run), so it imports nothing of verl: each registration waits,
 as a post-import hook, for the verl module that it registers with. verl skips a plugin that fails with a message at DEBUG
 level only, so a failure is printed here before it is passed on.
 """

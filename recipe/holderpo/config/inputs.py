@@ -20,7 +20,7 @@ SAMPLED = 500  # prompts of a file that are tokenized here; verl tokenizes them 
 def check_data(config: DictConfig) -> None:
     """Every row of every data file: the columns that verl reads, and a prompt that says something.
 
-    Rows with the same `extra_info.index` are told, not refused: each is trained on in a group of its own.
+    Rows with the same `extra_info.index` are reported, not refused: each is trained on in a group of its own.
 
     Raises:
         ConfigError: names the file and the first wrong row (from 0).
@@ -180,7 +180,9 @@ def _check_template(config: DictConfig, tokenizer: Any, template: str, path: Pat
                 raise ConfigError(
                     f"the chat template of {config.actor_rollout_ref.model.path} leaves out what row {row} of {path} says"
                 )
-            if not tokenizer.encode(said, add_special_tokens=False):  # where its file is missing, it knows no word
+            if not tokenizer.encode(
+                said, add_special_tokens=False
+            ):  # without its file it encodes everything to nothing
                 raise ConfigError(
                     f"actor_rollout_ref.model.path is {config.actor_rollout_ref.model.path!r}, whose tokenizer knows nothing "
                     f"of row {row} of {path}; allowed is a model with its tokenizer"

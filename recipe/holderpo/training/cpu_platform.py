@@ -56,7 +56,7 @@ class CpuDevice(ModuleType):
 
 
 class PlatformCPU(PlatformBase):
-    """A host without an accelerator. Ray is told of `trainer.n_gpus_per_node` "GPUs": each stands for one worker process."""
+    """A host without an accelerator. Ray gets `trainer.n_gpus_per_node` "GPUs": each stands for one worker process."""
 
     device_name = "cpu"
     vendor_name = "cpu"

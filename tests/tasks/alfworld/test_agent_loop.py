@@ -19,7 +19,7 @@ from holderpo_core import holder_policy_loss
 from recipe.holderpo.tasks.alfworld.agent_loop import AlfworldAgentLoop
 from recipe.holderpo.tasks.alfworld.environment import FastEnvironment
 from recipe.holderpo.tasks.alfworld.games import task_type_of
-from recipe.holderpo.tasks.alfworld.prompt import next_message, refusal, step_prompt, task_of, write_answer
+from recipe.holderpo.tasks.alfworld.prompt import invalid_observation, next_message, step_prompt, task_of, write_answer
 from recipe.holderpo.tasks.alfworld.report import as_story, main, read_transcripts, success, table
 from recipe.holderpo.tasks.alfworld.warm_start import demonstration, train_tokenizer
 
@@ -100,7 +100,11 @@ def conversation(game: Path, answers: list[str]) -> list[dict[str, str]]:
     seen = environment.reset(game)
     messages = [{"role": "user", "content": step_prompt("compact", task_of(seen.text), [], 0, seen)}]
     for answer in answers:
-        seen = refusal(seen) if answer in WRONG else environment.step(answer.split("<action>")[1].split("</action>")[0])
+        seen = (
+            invalid_observation(seen)
+            if answer in WRONG
+            else environment.step(answer.split("<action>")[1].split("</action>")[0])
+        )
         messages += [
             {"role": "assistant", "content": answer},
             {"role": "user", "content": next_message("compact", seen)},

@@ -10,10 +10,10 @@ from recipe.holderpo.tasks.alfworld.prompt import (
     Answer,
     Turn,
     fitted_prompt,
+    invalid_observation,
     next_message,
     offered,
     read_answer,
-    refusal,
     scene,
     step_prompt,
     task_of,
@@ -119,5 +119,5 @@ def test_no_text_makes_the_parser_fail_or_invent(text: str) -> None:
 
 
 def test_a_refused_answer_changes_nothing() -> None:
-    after = refusal(LATER)
+    after = invalid_observation(LATER)
     assert (after.text, after.admissible_commands, after.won) == ("Nothing happens.", LATER.admissible_commands, False)

@@ -11,8 +11,8 @@ from recipe.holderpo.embedded.tiny_model import TinyModelConfig
 from recipe.holderpo.tasks.alfworld.environment import FastEnvironment
 from recipe.holderpo.tasks.alfworld.prompt import next_message, read_answer, step_prompt, task_of
 from recipe.holderpo.tasks.alfworld.warm_start import (
-    DAWDLING,
-    IDLE,
+    IDLE_COMMANDS,
+    IDLE_SHARE,
     NAMES,
     WarmStartConfig,
     demonstration,
@@ -43,7 +43,7 @@ def test_thoughts_name_what_comes_next() -> None:
 @pytest.mark.parametrize("detours", [0, 1, 2])
 @pytest.mark.parametrize("which", range(6))
 def test_a_demonstration_is_an_episode_that_wins(which: int, detours: int, train_games: list[Path]) -> None:
-    messages = demonstration(train_games[2 * which], detours, DAWDLING)
+    messages = demonstration(train_games[2 * which], detours, IDLE_SHARE)
     environment = FastEnvironment()
     seen = environment.reset(train_games[2 * which])
     assert messages[0]["content"] == step_prompt("compact", task_of(seen.text), [], 0, seen)
@@ -54,7 +54,7 @@ def test_a_demonstration_is_an_episode_that_wins(which: int, detours: int, train
         read = read_answer(answer["content"], seen)
         assert read.command is not None and read.admissible
         seen = environment.step(read.command)
-        idle += read.command.split()[0] in IDLE
+        idle += read.command.split()[0] in IDLE_COMMANDS
     assert seen.won
     needed = len(json.loads(train_games[2 * which].read_text())["walkthrough"])
     opened = sum("<action>open" in answer["content"] for answer in messages[1::2])
@@ -62,10 +62,12 @@ def test_a_demonstration_is_an_episode_that_wins(which: int, detours: int, train
     assert needed <= len(messages) // 2 - idle <= needed + detours + opened
 
 
-def test_a_demonstration_dawdles_as_often_as_it_should(train_games: list[Path]) -> None:
-    answers = [m["content"] for game in train_games for d in (0, 1, 2) for m in demonstration(game, d, DAWDLING)[1::2]]
-    idle = sum(answer.split("<action>")[1].startswith(IDLE) for answer in answers)
-    assert abs(idle / len(answers) - DAWDLING) < 4 * (DAWDLING * (1 - DAWDLING) / len(answers)) ** 0.5
+def test_a_demonstration_idles_as_often_as_it_should(train_games: list[Path]) -> None:
+    answers = [
+        m["content"] for game in train_games for d in (0, 1, 2) for m in demonstration(game, d, IDLE_SHARE)[1::2]
+    ]
+    idle = sum(answer.split("<action>")[1].startswith(IDLE_COMMANDS) for answer in answers)
+    assert abs(idle / len(answers) - IDLE_SHARE) < 4 * (IDLE_SHARE * (1 - IDLE_SHARE) / len(answers)) ** 0.5
 
 
 def test_labels_are_the_answers(train_games: list[Path]) -> None:
@@ -94,13 +96,13 @@ def test_renaming_changes_names_alone_and_keeps_them_apart(train_games: list[Pat
 
 def test_training_lowers_the_loss_and_follows_its_seed(train_games: list[Path]) -> None:
     walkthroughs = [demonstration(game) for game in train_games] * 4
-    dawdling = [demonstration(game, dawdling=DAWDLING) for game in train_games] * 4
+    idle = [demonstration(game, idle=IDLE_SHARE) for game in train_games] * 4
     shape = TinyModelConfig(hidden_size=64, intermediate_size=64, num_layers=1, num_heads=2, max_length=2048)
-    config = WarmStartConfig(model=shape, steps=24, dawdling_steps=8, batch_size=2, warmup_steps=2)
-    model, tokenizer, losses = warm_start(config, walkthroughs, dawdling)
+    config = WarmStartConfig(model=shape, steps=24, idle_steps=8, batch_size=2, warmup_steps=2)
+    model, tokenizer, losses = warm_start(config, walkthroughs, idle)
     assert len(losses) == 32 and sum(losses[20:24]) < 0.75 * sum(losses[:4])
     _, _, without = warm_start(config, walkthroughs, walkthroughs)
-    assert without[:24] == losses[:24] and without[24:] != losses[24:], "the last steps are the dawdler's"
-    again, _, _ = warm_start(config, walkthroughs, dawdling)
+    assert without[:24] == losses[:24] and without[24:] != losses[24:], "the last steps are the idle agent's"
+    again, _, _ = warm_start(config, walkthroughs, idle)
     assert torch.equal(model.lm_head.weight, again.lm_head.weight)
     assert tokenizer.model_max_length == WarmStartConfig().model.max_length

@@ -24,9 +24,9 @@ from recipe.holderpo.tasks.alfworld.prompt import (
     PromptTooLong,
     Turn,
     fitted_prompt,
+    invalid_observation,
     next_message,
     read_answer,
-    refusal,
     scene,
     step_prompt,
     task_of,
@@ -49,8 +49,8 @@ class StepOutput(AgentLoopOutput):
         return output
 
 
-class Played:
-    """What happened in an episode so far."""
+class EpisodeHistory:
+    """What happened in an episode so far: `played` below."""
 
     def __init__(self) -> None:
         self.task = ""
@@ -81,13 +81,16 @@ class AlfworldAgentLoop(AgentLoopBase):
         """Play one episode.
 
         Returns:
-            Its samples, one or one a step; none if the environment broke or the prompt does not fit (the group then goes
-            without this episode).
+            Its samples, one in all or one per step; none if the environment broke or the prompt does not fit (the group
+            then lacks this episode).
         """
         self.settings = self.config.alfworld
         self.sampling_params, self.kwargs = sampling_params, kwargs
         pool, info = self.pool(self.settings), kwargs["extra_info"]
-        played, play = Played(), self._play_steps if self.settings.samples == "step" else self._play_conversation
+        played, play = (
+            EpisodeHistory(),
+            self._play_steps if self.settings.samples == "step" else self._play_conversation,
+        )
         try:
             episode = await pool.start(info["game_file"])
             played.task = task_of(episode.observation.text)
@@ -96,7 +99,7 @@ class AlfworldAgentLoop(AgentLoopBase):
             finally:
                 await episode.close()
         except (EpisodeLost, PromptTooLong) as error:
-            logger.error("an episode is left out: %s", error)
+            logger.error("an episode is skipped: %s", error)
             pool.episodes_lost += 1
             outputs = []
         if outputs:
@@ -105,7 +108,7 @@ class AlfworldAgentLoop(AgentLoopBase):
             self._write_transcript(played, info)
         return outputs
 
-    async def _play_steps(self, episode: Episode, played: Played) -> list[AgentLoopOutput]:
+    async def _play_steps(self, episode: Episode, played: EpisodeHistory) -> list[AgentLoopOutput]:
         """Every step with a prompt of its own."""
         outputs: list[AgentLoopOutput] = []
         while not played.won and len(played.turns) < self.settings.max_steps:
@@ -132,7 +135,7 @@ class AlfworldAgentLoop(AgentLoopBase):
             )
         return outputs
 
-    async def _play_conversation(self, episode: Episode, played: Played) -> list[AgentLoopOutput]:
+    async def _play_conversation(self, episode: Episode, played: EpisodeHistory) -> list[AgentLoopOutput]:
         """One conversation; its sample ends where no further answer fits into data.max_response_length."""
         room = self.rollout_config.response_length
         first = step_prompt(self.settings.prompt, played.task, [], 0, episode.observation)
@@ -175,7 +178,7 @@ class AlfworldAgentLoop(AgentLoopBase):
         )
         return [output]
 
-    async def _act(self, episode: Episode, played: Played, token_ids: list[int]) -> Observation:
+    async def _act(self, episode: Episode, played: EpisodeHistory, token_ids: list[int]) -> Observation:
         """Read an answer and, if it is an admissible command, give it."""
         text = self.tokenizer.decode(token_ids, skip_special_tokens=True)
         before = episode.observation
@@ -185,7 +188,7 @@ class AlfworldAgentLoop(AgentLoopBase):
             assert answer.command is not None
             observation = await episode.step(answer.command)
         else:
-            observation = episode.observation = refusal(before)
+            observation = episode.observation = invalid_observation(before)
         played.environment_seconds += time.perf_counter() - start
         played.turns.append(Turn(scene(before.text), answer.command or "(no command)"))
         played.answers.append((text, answer))
@@ -193,7 +196,7 @@ class AlfworldAgentLoop(AgentLoopBase):
         return observation
 
     async def _generate(
-        self, prompt_ids: list[int], max_tokens: int, played: Played
+        self, prompt_ids: list[int], max_tokens: int, played: EpisodeHistory
     ) -> tuple[list[int], list[float] | None, dict[str, Any]]:
         params = dict(self.sampling_params) | {"max_tokens": max_tokens}
         if self.config.deterministic:
@@ -218,7 +221,7 @@ class AlfworldAgentLoop(AgentLoopBase):
     def _fits(self, prompt: str) -> bool:
         return len(self._encode(prompt)) <= self.rollout_config.prompt_length
 
-    def _finish(self, outputs: list[AgentLoopOutput], played: Played, pool: EnvironmentPool) -> None:
+    def _finish(self, outputs: list[AgentLoopOutput], played: EpisodeHistory, pool: EnvironmentPool) -> None:
         """The episode's reward and what is recorded of it, at its last sample, from which verl takes them."""
         settings, last = self.settings, outputs[-1]
         reward = settings.success_reward * played.won
@@ -240,7 +243,7 @@ class AlfworldAgentLoop(AgentLoopBase):
             "episodes_lost": float(pool.episodes_lost),
         }
 
-    def _write_transcript(self, played: Played, info: dict[str, Any]) -> None:
+    def _write_transcript(self, played: EpisodeHistory, info: dict[str, Any]) -> None:
         """A line of JSON in a file of this process, since several processes and nodes may write at once."""
         folder = Path(self.settings.transcripts) / str(int(self.kwargs["global_steps"]))
         folder.mkdir(parents=True, exist_ok=True)

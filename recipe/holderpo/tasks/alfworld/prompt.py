@@ -66,7 +66,7 @@ def scene(text: str) -> str:
 
 
 def offered(observation: Observation) -> tuple[str, ...]:
-    """The commands that the agent is told of: `help` lists commands that may not be possible, so it is left out."""
+    """The commands that the agent is shown: `help` lists commands that may not be possible, so it is left out."""
     return tuple(command for command in observation.admissible_commands if command != "help")
 
 
@@ -148,6 +148,6 @@ def fitted_prompt(
     return prompt
 
 
-def refusal(observation: Observation) -> Observation:
+def invalid_observation(observation: Observation) -> Observation:
     """What follows on an answer that is no admissible command: the world stays as it is."""
     return Observation(NOTHING_HAPPENS, observation.admissible_commands, won=False)

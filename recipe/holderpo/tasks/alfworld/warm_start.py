@@ -1,9 +1,9 @@
 """The small model of the CPU run: a Qwen2 of under a million parameters, taught walkthroughs of tiny games.
 
-It learns from good walkthroughs first, then for a short while from a dawdler's, who now and then, instead of going on, looks
-around, takes stock or examines something. So it knows what to say and what a task needs, and has a habit that costs it the
-episodes which have not enough steps for it. That is what an hour of reinforcement learning on two cores can mend;
-docs/alfworld.md has what it could not.
+It learns from good walkthroughs first, then for a short while from idle ones, in which the agent now and then looks around,
+takes stock or examines something instead of continuing. So it knows what to say and what a task needs, and has a habit that
+costs it the episodes which have not enough steps for it. That is what an hour of reinforcement learning on two cores can
+correct; docs/alfworld.md has what it could not.
 """
 
 import json
@@ -36,9 +36,9 @@ WHOLE = ("<think>", "</think>", "<action>", "</action>", *(f" {number}" for numb
 VOCABULARY = 640
 SORTED_BATCHES = 16  # drawn together and sorted by length
 DETOURS = (0, 1, 2)  # a demonstration each of every game
-# Of a dawdler's commands, the share that does nothing for the task, and what they begin with.
-DAWDLING = 0.4
-IDLE = ("look", "inventory", "examine")
+# Of an idle walkthrough's commands, the share that does nothing for the task, and what they begin with.
+IDLE_SHARE = 0.4
+IDLE_COMMANDS = ("look", "inventory", "examine")
 
 _TOOLS = {"SinkBasin", "Microwave", "Fridge"}
 _RECEPTACLES = sorted({name for kind in ROOM_KINDS.values() for name in kind.always + kind.maybe} - _TOOLS)
@@ -60,10 +60,10 @@ class WarmStartConfig:
     )
     seed: int = 0
     steps: int = 1400
-    dawdling_steps: int = 150
+    idle_steps: int = 150
     batch_size: int = 8
     lr: float = 4e-3
-    dawdling_lr: float = 1e-3
+    idle_lr: float = 1e-3
     lr_end: float = 3e-4
     warmup_steps: int = 20
 
@@ -85,12 +85,12 @@ def thoughts(commands: Sequence[str]) -> list[str]:
     return found[::-1]
 
 
-def demonstration(game_file: Path, detours: int = 0, dawdling: float = 0.0) -> list[dict[str, str]]:
+def demonstration(game_file: Path, detours: int = 0, idle: float = 0.0) -> list[dict[str, str]]:
     """A game's walkthrough as the conversation that the agent loop would have had.
 
     Args:
         detours: other places that are looked into first.
-        dawdling: the share of commands, in [0, 1), that do nothing for the task.
+        idle: the share of commands, in [0, 1), that do nothing for the task.
     """
     commands = json.loads(game_file.read_text())["walkthrough"]
     environment, draw = FastEnvironment(), random.Random(f"{game_file.parent}/{detours}")
@@ -102,8 +102,8 @@ def demonstration(game_file: Path, detours: int = 0, dawdling: float = 0.0) -> l
         plan.insert(0, (plan[0][0], place))
     while plan:
         thought, command = plan[0]
-        if draw.random() < dawdling:
-            command = draw.choice([c for c in observation.admissible_commands if c.split()[0] in IDLE])
+        if draw.random() < idle:
+            command = draw.choice([c for c in observation.admissible_commands if c.split()[0] in IDLE_COMMANDS])
         else:
             plan.pop(0)
         messages += [
@@ -173,14 +173,14 @@ def batched(
 
 
 def warm_start(
-    config: WarmStartConfig, walkthroughs: Sequence[list[dict[str, str]]], dawdling: Sequence[list[dict[str, str]]]
+    config: WarmStartConfig, walkthroughs: Sequence[list[dict[str, str]]], idle: Sequence[list[dict[str, str]]]
 ) -> tuple[Qwen2ForCausalLM, Qwen2Tokenizer, list[float]]:
     """Train a fresh model on the one, then on the other; return it with its tokenizer and the loss of each step."""
     tokenizer = train_tokenizer(walkthroughs)
     model = build_model(config.model, tokenizer, config.seed)
     losses = learn(config, model, tokenizer, walkthroughs)
-    dawdle = replace(config, steps=config.dawdling_steps, lr=config.dawdling_lr)
-    return model.eval(), tokenizer, losses + learn(dawdle, model, tokenizer, dawdling)
+    idle_config = replace(config, steps=config.idle_steps, lr=config.idle_lr)
+    return model.eval(), tokenizer, losses + learn(idle_config, model, tokenizer, idle)
 
 
 def learn(
@@ -219,11 +219,11 @@ def ensure_warm_start(cache_dir: Path, config: WarmStartConfig | None = None) ->
         print("model: learning walkthroughs of tiny games on this CPU ...", flush=True)
         with ProcessPoolExecutor() as pool:
             files = [file for file in game_files(games, "train") for _ in DETOURS]
-            walkthroughs, dawdling = (
-                list(pool.map(partial(demonstration, dawdling=share), files, DETOURS * len(files), chunksize=9))
-                for share in (0.0, DAWDLING)
+            walkthroughs, idle = (
+                list(pool.map(partial(demonstration, idle=share), files, DETOURS * len(files), chunksize=9))
+                for share in (0.0, IDLE_SHARE)
             )
-        model, tokenizer, losses = warm_start(config, walkthroughs, dawdling)
+        model, tokenizer, losses = warm_start(config, walkthroughs, idle)
         save_model(model, tokenizer, folder)
         print(
             f"model: {model.num_parameters() / 1e6:.2f} M parameters, {len(losses)} steps, loss {losses[-1]:.3f}, "

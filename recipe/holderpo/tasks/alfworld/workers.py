@@ -1,7 +1,7 @@
 """Environments as Ray actors: many episodes in each, and a lost process costs nobody but the episode that broke it.
 
 An environment is deterministic, so an episode is its game and its commands. When a worker dies, or does not answer in time
-and is killed, each of its episodes plays its commands again on another worker and goes on. One that loses a second worker
+and is killed, each of its episodes plays its commands again on another worker and continues. One that loses a second worker
 while its own call is running is given up (`EpisodeLost`): it is the likely cause.
 """
 

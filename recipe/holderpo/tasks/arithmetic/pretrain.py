@@ -66,7 +66,7 @@ def encode_prompt(tokenizer: Qwen2Tokenizer, problem: Problem) -> list[int]:
 
 
 def pretrain(config: PretrainConfig) -> tuple[Qwen2ForCausalLM, Qwen2Tokenizer, list[float]]:
-    """Train a fresh model; return it with its tokenizer and the loss of each step (nats a response token)."""
+    """Train a fresh model; return it with its tokenizer and the loss of each step (nats per response token)."""
     tokenizer = build_tokenizer()
     model = build_model(config.model, tokenizer, config.seed)
     problems, _ = train_val_problems()
