@@ -102,7 +102,7 @@ SEVERAL = {
 
 def _command(tmp_path: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "recipe.holderpo.main", f"run_dir={tmp_path}/run", *overrides]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
 
 
 def _compose(*overrides: str) -> DictConfig:
