@@ -1,6 +1,9 @@
 """verl's and TransferQueue's private names that HölderPO uses: each is still there, and does what is said of it."""
 
 import inspect
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
@@ -105,3 +108,16 @@ def test_ray_is_started_as_verl_would(more: tuple[str, ...], monkeypatch: pytest
     start_ray(config)
     verls, ours = calls
     assert ours == verls and ours["runtime_env"]["env_vars"]
+
+
+def test_the_engines_state_is_where_liveness_looks_for_it() -> None:
+    """`raise_if_engine_is_dead` takes a server without these for a healthy one; here another name in vLLM or verl fails."""
+    code = (
+        "from verl.workers.rollout.vllm_rollout.vllm_async_server import vLLMHttpServer\n"
+        "from vllm.v1.engine.async_llm import AsyncLLM\n"
+        "assert isinstance(AsyncLLM.errored, property) and isinstance(AsyncLLM.dead_error, property)\n"
+        "assert 'engine' in vLLMHttpServer.run_server.__code__.co_names\n"
+    )
+    environment = os.environ | {"VERL_PLATFORM": "cpu"}  # before verl is imported: its vLLM is the CPU build
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
