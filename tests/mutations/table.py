@@ -123,6 +123,14 @@ MUTATIONS = (
         "if True:",
         ("tests/training/test_step_p.py",),
     ),
+    Mutation(
+        "separate_async with the other modes' worker",
+        _TRAINER,
+        "    worker_cls = HolderDetachActorWorker\n",
+        "",
+        ("tests/stack/test_separate_async.py",),
+        starts_stack=True,
+    ),
     # Worker
     Mutation(
         "a mean over sequences is sent as a mean",
