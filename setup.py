@@ -24,7 +24,6 @@ STACK = [
     "matplotlib",  # curves.png
     "rich",  # the progress bar and tables on the console
     "psutil",  # the time since a process began
-    "pebble==5.2.3",  # grading processes that can be killed and are replaced
 ]
 
 EXTRAS = {
