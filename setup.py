@@ -25,7 +25,6 @@ STACK = [
     "rich>=15,<16",  # tables and progress bars as text
     "psutil",  # the time since a process began
     "pydantic>=2.11,<3",  # types and bounds of config values; also brings annotated_types, which names the bounds
-    "pebble==5.2.3",  # grading processes that can be killed and are replaced
 ]
 
 EXTRAS = {

@@ -2,22 +2,34 @@
 
     python benchmarks/grading.py --problems eval_math500.parquet          # any file with a column answer
     python benchmarks/grading.py                                          # throughput and slow answers alone
+    python benchmarks/grading.py --busy 4 --nice 19 --pairs 256 --rounds 1 --slow 4   # on a busy machine: takes long
 
 - agreement: each answer of the file, in five other spellings, graded against itself as it stands in the file.
-- slow: 30 answers that hang a verifier, with right ones behind them.
 - throughput: 1,024 (answer, truth) pairs made up as MATH500 is (80 % numbers), a third of all wrong; ours and verl's
   (verl.utils.reward_score.math_verify, which has 4 processes) in turn, three times, on the same pairs in 32 threads.
+- slow: 30 answers that hang a verifier, with right ones behind them.
+
+`--busy` starts so many processes that do nothing but use a CPU, and ends them. `--nice` lowers the priority of this process
+and of all that grades, verl's helper too.
 """
 
 import argparse
+import contextlib
+import os
 import random
 import re
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
+from threading import Event, Thread
+
+import psutil
 
 from recipe.holderpo.data.answers import normalize_ground_truth
 from recipe.holderpo.data.sources import ANSWER_COLUMNS, find_column, read_source
@@ -26,6 +38,45 @@ from recipe.holderpo.rewards.math import compute_score
 
 SLOW = ("9^{9^{9^9}}", "10000000!", "\\cup".join(f"[{i},{i + 1}]" for i in range(0, 120, 2)), "(" * 40 + "1" + ")" * 40)
 THREADS = 32
+FAULTS: Counter[str] = Counter()  # of ours, over all answers
+# Ends with its parent, however that ends.
+BUSY_LOOP = "import os; parent = os.getppid()\nwhile os.getppid() == parent: pass"
+
+
+@contextlib.contextmanager
+def busy_machine(loops: int, nice: int) -> Iterator[None]:
+    """`loops` busy loops beside this process, and this process and what it starts at niceness `nice`."""
+    command = [sys.executable, "-c", BUSY_LOOP]
+    busy = [subprocess.Popen(command, start_new_session=True) for _ in range(loops)]
+    ended = Event()
+
+    def lower_priorities() -> None:
+        while not ended.wait(0.5):
+            for process in psutil.Process().children():
+                if process.pid not in [loop.pid for loop in busy]:
+                    set_nice(process.pid, nice)
+
+    os.nice(nice)
+    set_nice(os.getpid(), nice)
+    watch = Thread(target=lower_priorities)
+    watch.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watch.join()
+        with contextlib.suppress(OSError):
+            Path("/proc/self/autogroup").write_text("0")  # it is that of the shell, too
+        for loop in busy:
+            loop.kill()
+            loop.wait()
+
+
+def set_nice(pid: int, nice: int) -> None:
+    """Of a process, and of its session, between which Linux divides the CPUs first where it groups them automatically."""
+    with contextlib.suppress(OSError):  # it is gone, or the kernel does not group
+        os.setpriority(os.PRIO_PROCESS, pid, nice)
+        Path(f"/proc/{pid}/autogroup").write_text(str(nice))
 
 
 def as_fraction(answer: str) -> str | None:
@@ -77,7 +128,9 @@ def grade_all(pairs: list[tuple[str, str]], grade: Callable[[str, str], float]) 
 
 
 def ours(answer: str, truth: str) -> float:
-    return compute_score("math", f"... so the answer is \\boxed{{{answer}}}.", truth)["score"]
+    score = compute_score("math", f"... so the answer is \\boxed{{{answer}}}.", truth)
+    FAULTS.update(name for name, value in score.items() if value and name not in ("score", "acc"))
+    return score["score"]
 
 
 def verls(answer: str, truth: str) -> float:
@@ -100,24 +153,25 @@ def agreement(file: Path) -> None:
                 print(f"    not equal: {other!r} and {answer!r}")
 
 
-def slow_answers() -> None:
+def slow_answers(number: int) -> None:
     right = [("\\sqrt{8}", "2\\sqrt{2}")] * 64
     began = time.perf_counter()
     with ThreadPoolExecutor(100) as threads:
-        slow = [threads.submit(ours, SLOW[i % len(SLOW)], "\\frac{1}{2}") for i in range(30)]
+        slow = [threads.submit(ours, SLOW[i % len(SLOW)], "\\frac{1}{2}") for i in range(number)]
         scores = list(threads.map(lambda pair: ours(*pair), right))
         found = time.perf_counter() - began
         wrong = [future.result() for future in slow]
-    print(f"30 slow answers first: {sum(scores):.0f} of {len(right)} right ones score 1, the last after {found:.0f} s;")
+    took = time.perf_counter() - began
     print(
-        f"the slow ones score {sum(wrong):.0f} and are done after {time.perf_counter() - began:.0f} s (2 processes, 5 s each)"
+        f"{number} slow answers first: {sum(scores):.0f} of {len(right)} right ones score 1, the last after {found:.0f} s;"
     )
+    print(f"the slow ones score {sum(wrong):.0f} and are done after {took:.0f} s (2 processes, 5 s of CPU time each)")
 
 
-def realistic_pairs(seed: int = 0) -> list[tuple[str, str]]:
+def realistic_pairs(number: int, seed: int = 0) -> list[tuple[str, str]]:
     rng = random.Random(seed)
     pairs = []
-    for _ in range(1024):
+    for _ in range(number):
         a, b, c = (rng.randint(2, 40) for _ in range(3))
         kind = rng.choice(
             ["integer", "integer", "integer", "fraction", "root", "pair", "interval", "polynomial", "set"]
@@ -137,8 +191,8 @@ def realistic_pairs(seed: int = 0) -> list[tuple[str, str]]:
     return pairs
 
 
-def throughput(rounds: int = 3) -> None:
-    pairs = realistic_pairs()
+def throughput(number: int, rounds: int) -> None:
+    pairs = realistic_pairs(number)
     times: dict[str, list[float]] = {"ours": [], "verl": []}
     scores: dict[str, list[float]] = {}
     for name, grade in (("ours", ours), ("verl", verls)):  # the processes start
@@ -151,9 +205,11 @@ def throughput(rounds: int = 3) -> None:
             times[name].append(time.perf_counter() - began)
     rate = {name: len(pairs) / statistics.median(seconds) for name, seconds in times.items()}
     lost = sum(verl > mine for mine, verl in zip(scores["ours"], scores["verl"], strict=True))
+    ratios = [verl / mine for mine, verl in zip(times["ours"], times["verl"], strict=True)]
     print(
-        f"1,024 answers: ours {rate['ours']:.0f}/s, verl's {rate['verl']:.0f}/s, ratio {rate['ours'] / rate['verl']:.1f}"
+        f"{number} answers: ours {rate['ours']:.0f}/s, verl's {rate['verl']:.0f}/s, ratio {statistics.median(ratios):.1f}"
     )
+    print("    ratio of each round: " + ", ".join(f"{ratio:.1f}" for ratio in ratios))
     print(
         f"right: ours {sum(scores['ours']):.0f}, verl's {sum(scores['verl']):.0f}; right for verl and wrong for us: {lost}"
     )
@@ -165,11 +221,18 @@ def throughput(rounds: int = 3) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--problems", type=Path, help="a .parquet or .jsonl file with a column answer")
+    parser.add_argument("--pairs", type=int, default=1024, help="pairs for the throughput")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of the throughput")
+    parser.add_argument("--slow", type=int, default=30, help="slow answers")
+    parser.add_argument("--busy", type=int, default=0, help="busy loops beside this process")
+    parser.add_argument("--nice", type=int, default=0, help="niceness of this process and of all that grades")
     options = parser.parse_args()
-    if options.problems is not None:
-        agreement(options.problems)
-    throughput()
-    slow_answers()
+    with busy_machine(options.busy, options.nice):
+        if options.problems is not None:
+            agreement(options.problems)
+        throughput(options.pairs, options.rounds)
+        slow_answers(options.slow)
+        print("faults of ours: " + (", ".join(f"{number} {name}" for name, number in FAULTS.items()) or "none"))
 
 
 if __name__ == "__main__":

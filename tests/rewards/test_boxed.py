@@ -4,29 +4,34 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recipe.holderpo.rewards.boxed import compute_score, last_boxed, last_number
+from recipe.holderpo.rewards.boxed import compute_score, last_number
+from recipe.holderpo.rewards.grading.answers import boxes, extract_answer
+
+BOXES = [
+    # text, content of its last box, final answer of a mathematical response
+    (r"\boxed{17}", "17", "17"),
+    (r"so \boxed{3}, no, \boxed{4}.", "4", "4"),
+    (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}", r"\frac{1}{2}"),
+    (r"\boxed{a{b{c}}d} }", "a{b{c}}d", "a{b{c}}d"),
+    (r"\boxed{\boxed{5}}", "5", "5"),
+    (r"\boxed{}", "", ""),
+    ("\\boxed{ 17\n}", "17", "17"),
+    (r"\boxed 17", "17", "17"),
+    ("17", None, None),
+    ("", None, None),
+    ("boxed{17}", None, None),
+    (r"\boxed{17", None, None),
+    (r"\boxed{1{7}", None, None),
+    (r"\boxed{17} and \boxed{18", None, "17"),
+    (r"\boxed{17} <answer>18</answer>", "17", "17"),
+]
 
 
-@pytest.mark.parametrize(
-    ("text", "answer"),
-    [
-        (r"\boxed{17}", "17"),
-        (r"so \boxed{3}, no, \boxed{4}.", "4"),
-        (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
-        (r"\boxed{a{b{c}}d} }", "a{b{c}}d"),
-        (r"\boxed{\boxed{5}}", "5"),
-        (r"\boxed{}", ""),
-        ("17", None),
-        ("", None),
-        ("boxed{17}", None),
-        (r"\boxed 17", None),
-        (r"\boxed{17", None),
-        (r"\boxed{1{7}", None),
-        (r"\boxed{17} and \boxed{18", None),
-    ],
-)
-def test_last_boxed(text: str, answer: str | None) -> None:
-    assert last_boxed(text) == answer
+@pytest.mark.parametrize(("text", "last", "final"), BOXES)
+def test_the_last_box_and_the_final_answer(text: str, last: str | None, final: str | None) -> None:
+    """An open last box is no answer for the rule reward; a mathematical response falls back to the box before it."""
+    assert next(boxes(text), None) == last
+    assert extract_answer(text) == final
 
 
 @pytest.mark.parametrize(
@@ -55,6 +60,7 @@ def test_last_number(text: str, answer: str | None) -> None:
         ("arithmetic", r"\boxed{3}", "-3", 0.0),
         ("arithmetic", r"\boxed{017}", "17", 0.0),
         ("arithmetic", r"\boxed{17} \boxed{18}", "17", 0.0),
+        ("arithmetic", r"\boxed{17} \boxed{18", "17", 0.0),
         ("arithmetic", "17", "17", 0.0),
         ("arithmetic", r"\boxed{}", "17", 0.0),
         ("number/addition", "3 + 4 = 7", "7", 1.0),
@@ -68,6 +74,16 @@ def test_compute_score(data_source: str, text: str, truth: str, score: float) ->
     assert result == {"score": score, "acc": score}
 
 
-@given(before=st.text(), answer=st.text().filter(lambda s: "{" not in s and "}" not in s and "\\" not in s))
-def test_any_text_before_the_box_is_without_effect(before: str, answer: str) -> None:
-    assert last_boxed(before + r"\boxed{" + answer + "}") == answer
+def scan(text: str, start: int) -> str:
+    """The content of the box whose first character is at `start`: character by character, for texts without backslashes."""
+    depth, position = 1, start
+    while depth:
+        depth += {"{": 1, "}": -1}.get(text[position], 0)
+        position += 1
+    return text[start : position - 1]
+
+
+@given(before=st.text(), inside=st.text(alphabet="ab{} 1"))
+def test_any_text_before_a_box_is_without_effect(before: str, inside: str) -> None:
+    text = inside + "}" * (inside.count("{") + 1)  # closed, whatever its braces
+    assert next(boxes(before + r"\boxed{" + text), None) == scan(text, 0).strip()

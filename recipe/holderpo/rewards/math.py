@@ -28,16 +28,17 @@ def compute_score(
 
     The final answer is the content of the last \\boxed{}, else of the last <answer></answer>. Spelling and numbers are
     compared here; what is left goes to math-verify in an isolated process (recipe.holderpo.rewards.grading), which is killed
-    when it takes longer than `timeout` and costs this answer alone.
+    when it exceeds `timeout`; that costs this answer alone.
 
     Args:
         data_source: not used; part of verl's signature.
         solution_str: the response's text.
         ground_truth: the right answer, or a JSON array of strings with several acceptable ones.
         extra_info: `extra_info["truncated"]` true marks a response cut off at the length limit: score 0.
-        workers: grading processes, shared by all calls of this process with the same limits.
-        timeout: seconds, wall-clock, for one comparison.
-        memory_mb: address space of a grading process, MiB.
+        workers: grading processes, 1 to 256, shared by all calls of this process with the same limits.
+        timeout: seconds of CPU time for one comparison, or seconds in which its process sleeps or is stopped. Waiting for a
+            CPU is not counted: a busy machine loses no answer.
+        memory_mb: address space of a grading process, MiB, at least 1024.
 
     Returns:
         `score` and `acc`, 1 or 0; and 1 in at most one of `truncated`, `no_answer` (none found), `timeout`, `crash`
@@ -45,33 +46,28 @@ def compute_score(
 
     Raises:
         RuntimeError: no grading process can be started.
+        ValueError: `workers`, `timeout` or `memory_mb` is out of its bounds.
     """
-    score = _cheap_score(solution_str, ground_truth, extra_info)
-    if score is not None:
-        return score
-    return _score([v.result() for v in _submit(solution_str, ground_truth, workers, timeout, memory_mb)])
+    decided = _decide(solution_str, ground_truth, extra_info)
+    if isinstance(decided, dict):
+        return decided
+    return _score([future.result() for future in _submit(decided, workers, timeout, memory_mb)])
 
 
 async def compute_score_async(
     data_source: str, solution_str: str, ground_truth: str, extra_info: dict[str, Any] | None = None, **limits: Any
 ) -> dict[str, float]:
-    """`compute_score`, limits included, without a waiting thread an answer: a slow one holds up no other."""
-    score = _cheap_score(solution_str, ground_truth, extra_info)
-    if score is not None:
-        return score
-    return _score(await asyncio.gather(*map(asyncio.wrap_future, _submit(solution_str, ground_truth, **limits))))
+    """`compute_score`, limits included, without a thread that waits for each answer: a slow one holds up no other."""
+    decided = _decide(solution_str, ground_truth, extra_info)
+    if isinstance(decided, dict):
+        return decided
+    return _score(await asyncio.gather(*map(asyncio.wrap_future, _submit(decided, **limits))))
 
 
-def _submit(
-    solution: str, ground_truth: str, workers: int = 2, timeout: float = 5.0, memory_mb: int = 2048
-) -> "list[Future[Verdict]]":
-    answer = extract_answer(solution) or ""
-    grader = shared_grader(workers, timeout, memory_mb)
-    return [grader.submit(answer, truth) for truth in acceptable_answers(ground_truth)]
-
-
-def _cheap_score(solution: str, ground_truth: str, extra_info: dict[str, Any] | None) -> dict[str, float] | None:
-    """The score where no grading process is needed; None where one is."""
+def _decide(
+    solution: str, ground_truth: str, extra_info: dict[str, Any] | None
+) -> dict[str, float] | list[tuple[str, str]]:
+    """The score where no grading process is needed; else the pairs (answer, truth) that one is to compare."""
     if extra_info and extra_info.get("truncated"):
         return _scores(fault="truncated")
     answer = extract_answer(solution)
@@ -79,10 +75,18 @@ def _cheap_score(solution: str, ground_truth: str, extra_info: dict[str, Any] | 
         return _scores(fault="no_answer")
     if len(answer) > MAX_ANSWER_CHARS:
         return _scores(fault="unreadable")
-    matches = [cheap_match(answer, truth) for truth in acceptable_answers(ground_truth)]
+    truths = acceptable_answers(ground_truth)
+    matches = [cheap_match(answer, truth) for truth in truths]
     if any(matches):
         return _scores(right=True)
-    return None if None in matches else _scores()
+    return [(answer, truth) for truth in truths] if None in matches else _scores()
+
+
+def _submit(
+    pairs: list[tuple[str, str]], workers: int = 2, timeout: float = 5.0, memory_mb: int = 2048
+) -> "list[Future[Verdict]]":
+    grader = shared_grader(workers, timeout, memory_mb)
+    return [grader.submit(answer, truth) for answer, truth in pairs]
 
 
 def _score(verdicts: list[Verdict]) -> dict[str, float]:

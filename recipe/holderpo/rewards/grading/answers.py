@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from fractions import Fraction
 
 # Longest answer that is looked at. The longest of MATH500, Minerva and OlympiadBench has 250 characters or so; a reader of
@@ -21,20 +22,27 @@ _ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 def extract_answer(text: str) -> str | None:
     """The final answer in a response: the content of its last whole \\boxed{}, else of its last <answer></answer>.
 
-    Braces may be nested or escaped; `\\boxed 5` counts as 5. A box that is not closed is no answer. None: no answer.
-    Linear in the length of the text, whatever it holds."""
-    boxes = list(_BOXED.finditer(text))
-    closing = _closing_braces(text) if boxes else {}
-    for match in reversed(boxes):
-        start = match.end()
-        if start in closing:
-            return text[start + 1 : closing[start]].strip()
-        if not text.startswith("{", start):
-            word = _WORD.match(text, start)
-            if word:
-                return word.group().rstrip(".")
+    A box that is not closed is no answer. None: no answer."""
+    for content in boxes(text):
+        if content is not None:
+            return content
     tags = _ANSWER_TAG.findall(text)
     return tags[-1].strip() if tags else None
+
+
+def boxes(text: str) -> Iterator[str | None]:
+    """The contents of the \\boxed{} and \\fbox{} in a text, from the last to the first; None for one that is not closed.
+
+    Without surrounding blanks. Braces may be nested or escaped; `\\boxed 5` counts as 5. Linear in the length of the text,
+    whatever it holds."""
+    starts = [match.end() for match in _BOXED.finditer(text)]
+    closing = _closing_braces(text) if starts else {}
+    for start in reversed(starts):
+        if start in closing:
+            yield text[start + 1 : closing[start]].strip()
+        else:
+            word = _WORD.match(text, start)
+            yield word.group().rstrip(".") if word else None
 
 
 def _closing_braces(text: str) -> dict[int, int]:

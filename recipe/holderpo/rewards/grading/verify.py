@@ -1,4 +1,4 @@
-"""What runs in a grading process: math-verify behind a guard, without time limits of its own (the pool's kill is the limit).
+"""What runs in a grading process: math-verify behind a guard, without time limits of its own (the host kills the process).
 
 The text comes from a model. math-verify's symbolic back end turns text into sympy expressions, and one road from there
 ends in `exec`: sympy's evalf compiles symbol names by way of lambdify. `protect` closes that road. Because it is one road
@@ -11,11 +11,16 @@ import pkgutil
 import re
 import resource
 import signal
+import sys
+from types import ModuleType
 
 from recipe.holderpo.rewards.grading import seccomp
 
 PR_SET_PDEATHSIG = 1
-# Modules that verification has no use for.
+# What sympy imports where it is installed and verification has no use for: seconds of work, hundreds of megabytes, and
+# threads, which a process that forks must not have.
+_OPTIONAL = ("IPython", "lark", "llvmlite", "matplotlib", "numpy", "pytest", "scipy", "torch")
+# sympy's modules that verification has no use for.
 _NOT_NEEDED = re.compile(
     r"\.(tests?|benchmarks|plotting|interactive|testing|physics|codegen|sandbox|conftest|this|deprecated|__main__)\b"
     r"|\.parsing\.|utilities\.(runtests|tmpfiles|pytest|randtest|benchmarking|quality_unicode)"
@@ -37,13 +42,18 @@ def install_guard() -> None:
     sympy.core.evalf.lambdify = refuse
 
 
+def end_with_parent() -> None:
+    """Have the kernel kill this process when the thread that started it ends, however it ends."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
 def protect(memory_mb: int) -> None:
     """Make this process, warmed up before, fit to read untrusted text. To be called once, where nothing else is done.
 
     Afterwards it has the guard on and at most `memory_mb` of address space; it cannot open a file or a socket, start or
     signal a process or read another's memory (seccomp); it dies with its parent. Raises OSError without seccomp."""
     install_guard()
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    end_with_parent()
     resource.setrlimit(resource.RLIMIT_AS, (memory_mb << 20, memory_mb << 20))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     seccomp.deny()
@@ -51,14 +61,10 @@ def protect(memory_mb: int) -> None:
 
 def warm_up() -> None:
     """Import all that verification may import later: a protected process cannot open files."""
-    for package in ("sympy", "mpmath"):
-        path = importlib.import_module(package).__path__
-        for module in pkgutil.walk_packages(path, f"{package}.", onerror=lambda name: None):
-            if not _NOT_NEEDED.search(module.name):
-                try:
-                    importlib.import_module(module.name)
-                except Exception:  # an optional dependency is missing or too new: verification could not use it either
-                    continue
+    for name in _OPTIONAL:
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # an import of it is an ImportError from now on
+    for name in ("sympy", "mpmath"):
+        _import_all(importlib.import_module(name))
     for gold, answer in (
         ("\\frac{1}{2}", "0.5"),
         ("\\sqrt{2}", "2^{1/2}"),
@@ -69,11 +75,15 @@ def warm_up() -> None:
         verify(answer, gold)
 
 
-def limit_cpu(seconds: float) -> None:
-    """Kill this process (SIGXCPU) when it has used so many more seconds of CPU time."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    soft = int(usage.ru_utime + usage.ru_stime + seconds) + 1
-    resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+def _import_all(package: ModuleType) -> None:
+    for found in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        if not _NOT_NEEDED.search(found.name):
+            try:
+                module = importlib.import_module(found.name)
+            except Exception:  # an optional dependency is missing: verification could not use it either
+                continue
+            if found.ispkg:
+                _import_all(module)
 
 
 def verify(answer: str, truth: str) -> bool | None:
