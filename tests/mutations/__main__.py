@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import cache
 from pathlib import Path
 
 from mutations.table import MUTATIONS, ROOT, Mutation, mutated
@@ -37,14 +38,21 @@ def run_tests(folder: Path, tests: tuple[str, ...]) -> int:
 
 
 def outcome(mutation: Mutation) -> str:
+    if not pass_unchanged(mutation.tests):
+        return "its tests fail without it"
     with tempfile.TemporaryDirectory(prefix="m", dir="/tmp") as name:
         folder = Path(name)
         copy_tree(folder)
-        if run_tests(folder, mutation.tests) != 0:
-            return "its tests fail without it"
         file = folder / mutation.file
         file.write_text(mutated(file.read_text(), mutation))
         return {0: "SURVIVED", 1: "killed"}.get(run_tests(folder, mutation.tests), "the tests could not run")
+
+
+@cache
+def pass_unchanged(tests: tuple[str, ...]) -> bool:
+    with tempfile.TemporaryDirectory(prefix="m", dir="/tmp") as name:
+        copy_tree(Path(name))
+        return run_tests(Path(name), tests) == 0
 
 
 def main() -> int:
