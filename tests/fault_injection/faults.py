@@ -54,8 +54,8 @@ class Fault:
     """At the running command ..."""
     saving: bool = False
     """... in the middle of saving instead of at some moment of a step."""
-    damage: Callable[[Run], None] | None = None
-    """Done to the copied run before it is started."""
+    damage: Callable[[Path], None] | None = None
+    """Done to the newest checkpoint of the copied run before it is started."""
     prefix: Callable[[Path], list[str]] | None = None
     nodes: int = 1
     overrides: tuple[str, ...] = ()
@@ -96,24 +96,32 @@ def sigterm(run: Run) -> Blow:
     return partial(run.process.send_signal, signal.SIGTERM)
 
 
-def newest_model(run: Run) -> Path:
-    return next(run.checkpoints()[0].glob("actor/model_*.pt"))
+def model_of(checkpoint: Path) -> Path:
+    return next(checkpoint.glob("actor/model_*.pt"))
 
 
-def truncate(run: Run) -> None:
-    with newest_model(run).open("r+b") as file:
-        file.truncate(newest_model(run).stat().st_size // 2)
+def truncate(checkpoint: Path) -> None:
+    with model_of(checkpoint).open("r+b") as file:
+        file.truncate(model_of(checkpoint).stat().st_size // 2)
 
 
-def flip_bit(run: Run) -> None:
-    content = bytearray(newest_model(run).read_bytes())
+def flip_bit(checkpoint: Path) -> None:
+    content = bytearray(model_of(checkpoint).read_bytes())
     content[len(content) // 2] ^= 1
-    newest_model(run).write_bytes(content)
+    model_of(checkpoint).write_bytes(content)
 
 
-def forget_tracker(run: Run) -> None:
+def remove_model(checkpoint: Path) -> None:
+    model_of(checkpoint).unlink()
+
+
+def remove_manifest(checkpoint: Path) -> None:
+    (checkpoint / MANIFEST).unlink()
+
+
+def forget_tracker(checkpoint: Path) -> None:
     """verl's own note of the newest step, which it would begin from step 0 without."""
-    (run.run_dir / "checkpoints" / "latest_checkpointed_iteration.txt").write_text("1")
+    (checkpoint.parent / "latest_checkpointed_iteration.txt").write_text("1")
 
 
 def nonfinite_told(run: Run) -> str | None:
@@ -123,7 +131,7 @@ def nonfinite_told(run: Run) -> str | None:
     saved = sorted(int(file.stem.removeprefix("step_")) for file in (run.run_dir / "nonfinite").glob("step_*.jsonl"))
     if not counted or counted != saved or run.last_step() != STEPS:
         return f"steps {counted} were not finite, those of {saved} were saved, the last was {run.last_step()}"
-    weights = torch.load(newest_model(run), weights_only=False, map_location="cpu")
+    weights = torch.load(model_of(run.checkpoints()[0]), weights_only=False, map_location="cpu")
     bad = [name for name, w in weights.items() if not getattr(w, "full_tensor", lambda w=w: w)().isfinite().all()]
     return f"weights that are no numbers: {bad}" if bad else None
 
@@ -177,9 +185,9 @@ FAULTS = [
     Fault("actor worker killed while saving", partial(kill, "ray::WorkerDict"), saving=True),
     Fault("disk full while saving", free_disk, prefix=small_disk, statuses=(0,)),
     Fault("checkpoint truncated", damage=truncate, statuses=(0,)),
-    Fault("checkpoint file missing", damage=lambda run: newest_model(run).unlink(), statuses=(0,)),
+    Fault("checkpoint file missing", damage=remove_model, statuses=(0,)),
     Fault("checkpoint bit flipped", damage=flip_bit, statuses=(0,)),
-    Fault("manifest missing", damage=lambda run: (run.checkpoints()[0] / MANIFEST).unlink(), statuses=(0,)),
+    Fault("manifest missing", damage=remove_manifest, statuses=(0,)),
     Fault("verl's tracker wrong", damage=forget_tracker, statuses=(0,)),
     Fault("SIGTERM", sigterm, statuses=(75, 0)),
     Fault(
@@ -239,7 +247,7 @@ def trial(fault: Fault, reference: Run, folder: Path, rng: random.Random) -> Out
     run = copied(reference, folder, start)
     run.overrides = [*run.overrides, *fault.overrides]
     if fault.damage is not None:
-        fault.damage(run)
+        fault.damage(run.checkpoints()[0])
     if fault.prefix is not None:
         run.prefix = fault.prefix(run.run_dir)
     statuses: list[int] = []

@@ -1,10 +1,14 @@
 """A run of the command that is watched from outside: what it starts, how far it is, what it says and what it leaves."""
 
+import getpass
 import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -14,17 +18,46 @@ from pathlib import Path
 import psutil
 
 from recipe.holderpo.fault_tolerance.checkpoint import committed, step_folders, step_of
-from recipe.holderpo.report.record import METRICS_FILE, last_step
+from recipe.holderpo.report.record import METRICS_FILE, last_step, read_metrics
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_SECONDS = 300
+STARTUP = Path(__file__).with_name("startup")
+PATIENCE_SECONDS = 1200  # a last resort, for a run that hangs
 HEAD, OTHER = "127.0.0.2", "127.0.0.3"
 # Metrics that the same training has again, whatever happened on the way; others are times or memory.
 TRAINED = ("holder/", "actor/", "critic/", "response_length/", "group/")
 
 
-def temporary_files() -> list[Path]:
-    return [*Path("/dev/shm").iterdir(), *Path("/tmp").iterdir(), *Path("/tmp/ray").glob("*")]
+def environment(base: Path) -> dict[str, str]:
+    """What a run needs to leave its traces in `base` (at most 15 characters) alone, and to start beside other processes."""
+    return {
+        "RAY_TMPDIR": str(base),
+        "TMPDIR": str(base),
+        "TORCHINDUCTOR_CACHE_DIR": f"/tmp/torchinductor_{getpass.getuser()}",  # else in TMPDIR, and compiled at each start
+        "RAY_worker_niceness": "0",  # Ray's 15 leaves its workers 3 % of a core that another process wants
+        "RAY_worker_register_timeout_seconds": "600",
+        "PYTHONPATH": os.pathsep.join([str(STARTUP), *filter(None, [os.environ.get("PYTHONPATH")])]),
+    }
+
+
+def shared_memory() -> set[str]:
+    return {path.name for path in Path("/dev/shm").iterdir()}
+
+
+def unused_shared_memory() -> set[str]:
+    """Names in /dev/shm that no process which can be seen from here has mapped or open."""
+    found = shared_memory()
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # gone meanwhile, or another user's
+            uses = [(process / "maps").read_text(), *(os.readlink(fd) for fd in (process / "fd").iterdir())]
+            found -= set(re.findall(r"/dev/shm/(\S+)", "\n".join(uses)))
+    return found
+
+
+def free_port(address: str) -> int:
+    with socket.socket() as probe:
+        probe.bind((address, 0))
+        return int(probe.getsockname()[1])
 
 
 @dataclass
@@ -37,7 +70,9 @@ class Run:
     """Before the command: what mounts a small disk, for instance."""
     process: "subprocess.Popen[bytes] | None" = None
     seen: set[psutil.Process] = field(default_factory=set)
-    there: set[Path] = field(default_factory=lambda: set(temporary_files()))
+    base: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="r", dir="/tmp")))
+    """Where the run's temporary folder is made. A short path, for sockets."""
+    there: set[str] = field(default_factory=shared_memory)
 
     @property
     def run_dir(self) -> Path:
@@ -45,19 +80,24 @@ class Run:
 
     @property
     def said(self) -> str:
+        """All that the command has printed, in all its starts."""
         return (self.folder / "said.txt").read_text() if (self.folder / "said.txt").exists() else ""
 
-    def start(self, environment: Mapping[str, str] = {}) -> None:
-        self.process = self.spawn("recipe.holderpo.main", environment)
+    def records(self) -> list[dict[str, float]]:
+        file = self.run_dir / METRICS_FILE
+        return read_metrics(file) if file.exists() else []
 
-    def spawn(self, module: str, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
+    def start(self, variables: Mapping[str, str] = {}) -> None:
+        self.process = self.spawn("recipe.holderpo.main", variables)
+
+    def spawn(self, module: str, variables: Mapping[str, str], said: str = "said.txt") -> "subprocess.Popen[bytes]":
         command = [*self.prefix, sys.executable, "-m", module, *self.overrides]
-        with (self.folder / "said.txt").open("ab") as said:
+        with (self.folder / said).open("ab") as file:
             return subprocess.Popen(
                 [*command, f"run_dir={self.run_dir}", "run=faults"],
                 cwd=ROOT,
-                env=os.environ | environment,
-                stdout=said,
+                env={**os.environ, **environment(self.base), **variables},
+                stdout=file,
                 stderr=subprocess.STDOUT,
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
             )
@@ -103,27 +143,42 @@ class Run:
         return found
 
     def end(self) -> None:
-        """Kill all that is left of it."""
+        """Kill all that is left of it, and delete its temporary files."""
         for process in [*self.below(""), *self.started()]:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         for process in self.started():
             process.wait()
+        shutil.rmtree(self.base, ignore_errors=True)
 
     def last_step(self) -> int:
         return last_step(self.run_dir / METRICS_FILE)
 
-    def left_over(self, seconds: float = 60.0) -> list[str]:
-        """What is still there so long after the end: Ray's agents need half a minute to see that their node is gone."""
-        deadline = time.monotonic() + seconds
-        while alive := [p for p in self.seen if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]:
+    def left_over(self, seconds: float = 300.0) -> list[str]:
+        """What the run left and is still there so long after its end: processes, temporary files, shared memory that was not
+        there before and that no process uses all the while, and in its own folder requests and halves of checkpoints.
+
+        Ray's agents need half a minute, on an idle machine, to see that their node is gone."""
+        deadline, memory = time.monotonic() + seconds, unused_shared_memory() - self.there
+        while (alive := self.alive()) or memory:
             if time.monotonic() > deadline:
                 break
             time.sleep(0.2)
-        found = [f"process {' '.join(p.cmdline())[:60]}" for p in alive]
-        found += [str(path) for path in set(temporary_files()) - self.there]
+            memory &= unused_shared_memory()
+        found = [f"process {title}" for title in alive]
+        found += [f"/dev/shm/{name}" for name in sorted(memory)]
+        found += [str(path) for path in self.base.iterdir()]
         found += [f"{folder.name} without manifest" for folder in self.checkpoints() if not committed(folder)]
         return found + [name for name in ("stop",) if (self.run_dir / name).exists()]
+
+    def alive(self) -> list[str]:
+        """The beginning of the command line of every process of the run that has not ended."""
+        found = []
+        for process in self.seen:
+            with suppress(psutil.NoSuchProcess):
+                if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(" ".join(process.cmdline())[:60])
+        return found
 
     def checkpoints(self) -> list[Path]:
         return step_folders(self.run_dir / "checkpoints")
@@ -135,13 +190,18 @@ class TwoNodeRun(Run):
 
     other: "subprocess.Popen[bytes] | None" = None
 
-    def start(self, environment: Mapping[str, str] = {}) -> None:
-        common = {
-            "NNODES": "2", "HEAD_ADDR": HEAD, "RAY_PORT": "6398", "NODE_WAIT_S": "200",
-            "RAY_AUTH_TOKEN_PATH": str(self.folder / "token"), **environment,
+    port: int = field(default_factory=lambda: free_port(HEAD))
+
+    def start(self, variables: Mapping[str, str] = {}) -> None:
+        self.other = self.node(1, variables)
+        self.process = self.node(0, variables)
+
+    def node(self, rank: int, variables: Mapping[str, str] = {}, said: str = "said.txt") -> "subprocess.Popen[bytes]":
+        of_node = {
+            "NNODES": "2", "HEAD_ADDR": HEAD, "RAY_PORT": str(self.port), "NODE_WAIT_S": str(PATIENCE_SECONDS),
+            "RAY_AUTH_TOKEN_PATH": str(self.folder / "token"), "NODE_RANK": str(rank), "NODE_ADDR": (HEAD, OTHER)[rank],
         }  # fmt: skip
-        self.other = self.spawn("recipe.holderpo.launch", common | {"NODE_RANK": "1", "NODE_ADDR": OTHER})
-        self.process = self.spawn("recipe.holderpo.launch", common | {"NODE_RANK": "0", "NODE_ADDR": HEAD})
+        return self.spawn("recipe.holderpo.launch", {**of_node, **variables}, said)
 
     def started(self) -> list["subprocess.Popen[bytes]"]:
         return super().started() + ([self.other] if self.other is not None else [])
@@ -150,7 +210,7 @@ class TwoNodeRun(Run):
         status = super().wait()
         assert self.other is not None
         self.other.send_signal(signal.SIGINT)
-        self.other.wait(timeout=60)
+        self.other.wait(timeout=PATIENCE_SECONDS)
         return status
 
 

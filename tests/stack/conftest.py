@@ -1,18 +1,13 @@
-"""Short runs of the real stack (verl, Ray, FSDP2 on gloo, vLLM) with an untrained model of some ten thousand parameters."""
+"""Short runs of the real stack (verl, Ray, FSDP2 on gloo, vLLM) with an untrained model of some ten thousand parameters.
 
-import os
-import subprocess
-import sys
-from collections.abc import Callable
-from pathlib import Path
+A start costs a minute, so each run here is looked at for several reasons, and ends in one of the ways that are tested.
+"""
+
+from collections.abc import Callable, Iterator
 
 import pytest
 from fault_injection.smallest_run import smallest_run
-
-from recipe.holderpo.report.record import read_metrics
-
-ROOT = Path(__file__).parents[2]
-Records = list[dict[str, float]]
+from fault_injection.watched_run import Run
 
 
 @pytest.fixture(scope="session")
@@ -21,14 +16,15 @@ def small_overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return smallest_run(tmp_path_factory.mktemp("small"))
 
 
-@pytest.fixture(scope="session")
-def train(small_overrides: list[str]) -> Callable[..., Records]:
-    """`train(run_dir, *overrides)`: run the command as a user would and return its metrics.jsonl."""
+@pytest.fixture(scope="module")
+def new_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Run]]:
+    """`new_run(*overrides)`: a run in a folder of its own, which is ended with the module at the latest."""
+    runs: list[Run] = []
 
-    def run(run_dir: Path, *overrides: str) -> Records:
-        command = [sys.executable, "-m", "recipe.holderpo.main", *small_overrides, f"run_dir={run_dir}", *overrides]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, env=dict(os.environ))
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
-        return read_metrics(run_dir / "metrics.jsonl")
+    def make(*overrides: str, kind: type[Run] = Run) -> Run:
+        runs.append(kind(tmp_path_factory.mktemp("run"), overrides))
+        return runs[-1]
 
-    return run
+    yield make
+    for run in runs:
+        run.end()

@@ -1,22 +1,16 @@
 """ALFWorld on the real stack, every step a sample; an environment worker and the rollout server are killed in mid-episode."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
+from fault_injection.watched_run import Run
 
 from recipe.holderpo.embedded.tiny_model import TinyModelConfig, build_model, build_tokenizer, save_model
-from recipe.holderpo.report.record import read_metrics
 from recipe.holderpo.tasks.alfworld.games import generate
 from recipe.holderpo.tasks.alfworld.report import read_transcripts
 
 pytestmark = pytest.mark.stack
-ROOT = Path(__file__).parents[2]
 STEPS = 3
 
 
@@ -47,46 +41,26 @@ def overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     ]
 
 
-def kill_one(name: str, main: psutil.Process) -> None:
-    """SIGKILL a process of this run by Ray's name for it, as soon as there is one."""
-    end = time.monotonic() + 300
-    while time.monotonic() < end:
-        found = [p for p in main.children(recursive=True) if name in " ".join(p.cmdline())]
-        if found:
-            os.kill(found[0].pid, signal.SIGKILL)
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"no process {name}: {[p.cmdline()[:1] for p in main.children(recursive=True)]}")
+def kill_one(title: str, run: Run) -> None:
+    """SIGKILL a process of the run by Ray's name for it, as soon as there is one."""
+    assert run.wait_until(lambda: bool(run.below(title)), every=0.05), run.said
+    run.below(title)[0].kill()
 
 
-def test_training_goes_on_after_kills_in_mid_episode(overrides: list[str], tmp_path: Path) -> None:
-    games, rest = (
-        next(o for o in overrides if o.startswith("games=")),
-        [o for o in overrides if not o.startswith("games=")],
-    )
-    environment = dict(os.environ) | {"ALFWORLD_DATA": games.removeprefix("games=")}
-    command = [sys.executable, "-m", "recipe.holderpo.main", *rest, f"run_dir={tmp_path}/run", "run=kills"]
-    with (tmp_path / "log").open("w") as log:
-        run = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
-    main, metrics = psutil.Process(run.pid), tmp_path / "run/metrics.jsonl"
-    try:
-        end = time.monotonic() + 400
-        while time.monotonic() < end and run.poll() is None and not (metrics.exists() and read_metrics(metrics)):
-            time.sleep(0.05)
-        assert run.poll() is None, (tmp_path / "log").read_text()[-3000:]
-        # step 2 begins: its episodes are being played
-        kill_one("ray::EnvironmentHost", main)
-        while run.poll() is None and len(read_metrics(metrics)) < 2:
-            time.sleep(0.05)
-        time.sleep(0.5)
-        kill_one("ray::vLLMHttpServer", main)
-        assert run.wait(timeout=400) == 0, (tmp_path / "log").read_text()[-3000:]
-    finally:
-        if run.poll() is None:
-            run.kill()
-    text = (tmp_path / "log").read_text()
-    assert "lost a process (ActorDiedError)" in text and "restarts left: 1" in text
-    records = read_metrics(metrics)
+def test_training_resumes_after_kills_in_mid_episode(
+    overrides: list[str], new_run: Callable[..., Run], tmp_path: Path
+) -> None:
+    games = next(o for o in overrides if o.startswith("games="))
+    run = new_run(*(o for o in overrides if o != games))
+    run.start({"ALFWORLD_DATA": games.removeprefix("games=")})
+    assert run.wait_until(lambda: run.last_step() >= 1, every=0.05), run.said
+    # step 2 begins: its episodes are being played
+    kill_one("ray::EnvironmentHost", run)
+    assert run.wait_until(lambda: run.last_step() >= 2, every=0.05), run.said
+    kill_one("ray::vLLMHttpServer", run)
+    assert run.wait() == 0, run.said[-5000:]
+    assert "lost a process (ActorDiedError)" in run.said and "restarts left: 1" in run.said
+    records = run.records()
     assert [record["step"] for record in records] == list(range(1, STEPS + 1))
     assert [record["holder/p"] for record in records] == [1.0, 0.0, -1.0]
     # every step of every episode is a sample: 4 games x 4 episodes x 6 steps, none of them a command
@@ -94,5 +68,6 @@ def test_training_goes_on_after_kills_in_mid_episode(overrides: list[str], tmp_p
     assert records[0]["critic/score/mean"] == pytest.approx(-0.1)
     assert records[1]["reward/environment_workers_lost"] >= 1 and records[1]["reward/episodes_lost"] == 0
     assert records[-1]["val-core/alfworld_valid_unseen/acc/mean@1"] == 0
-    episodes = read_transcripts(tmp_path / "run")[STEPS]
+    episodes = read_transcripts(run.run_dir)[STEPS]
     assert len(episodes) == 4 and all(len(episode["steps"]) == 6 for episode in episodes)
+    assert run.left_over() == []

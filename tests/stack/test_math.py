@@ -1,43 +1,243 @@
-"""The mathematical task with the smallest model: the builder's data, template, truncation, grader and metrics, for real."""
+"""The mathematical task for real, looked at from outside while it trains, interrupted by Ctrl-C, and evaluated.
+
+The data builder's files, the grader, its metrics; who can reach the run, what it tells, what it leaves; the merge of its
+checkpoint, and an evaluation of that which is killed in the middle.
+"""
 
 import json
-from collections.abc import Callable
+import os
+import re
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
+import torch
+from fault_injection.watched_run import ROOT, Run, environment
+from safetensors.torch import load_file
 
 from recipe.holderpo.data.__main__ import main as build_data
+from recipe.holderpo.embedded.tiny_model import TinyModelConfig, save_model
+from recipe.holderpo.fault_tolerance.checkpoint import MANIFEST
+from recipe.holderpo.fault_tolerance.signals import ExitStatus
+from recipe.holderpo.tasks.arithmetic.pretrain import PretrainConfig, pretrain
+from recipe.holderpo.tasks.arithmetic.problems import train_val_problems
 
 pytestmark = pytest.mark.stack
 
+LOOPBACK = re.compile(r"127\.|::1$")
+WILDCARD = ("0.0.0.0", "::")
+RESPONSE_TOKENS = 12
+SAVED_STEP = 2
+HELD_OUT = 24
 
-def test_the_math_task_trains_and_counts_what_it_could_not_grade(
-    small_overrides: list[str], train: Callable[..., list[dict[str, float]]], tmp_path: Path
-) -> None:
-    problems = tmp_path / "sums.jsonl"
-    problems.write_text(
-        "".join(json.dumps({"question": f"{i}+1", "answer": f"#### {i + 1}"}) + "\n" for i in range(40))
+
+@dataclass
+class Looked:
+    """What was seen of a run that was interrupted after its second step."""
+
+    run: Run
+    base_model: Path
+    data: Path
+    planted: dict[str, str]
+    temporary_texts: dict[Path, bytes]
+    """Ray's session and whatever else was in the run's temporary folder while it lived."""
+    listening: list[tuple[str, int, str]]
+    """Address, port and process of every socket that was listened on."""
+    strangers: dict[str, "subprocess.CompletedProcess[str]"]
+    status: int
+
+
+def learnt_model(folder: Path) -> Path:
+    """A model that boxes numbers, some of which are right."""
+    model, tokenizer, _ = pretrain(
+        PretrainConfig(
+            TinyModelConfig(hidden_size=64, intermediate_size=64, num_layers=1, num_heads=2), steps=200, batch_size=64
+        )
     )
-    held_out = tmp_path / "held.jsonl"
-    held_out.write_text(json.dumps({"problem": "3-1", "answer": "['2\n']"}) + "\n")
-    build_data(["--train", str(problems), "--eval", str(held_out), "--out", str(tmp_path / "data")])
-    run_dir = tmp_path / "run"
-    records = train(
-        run_dir,
-        *("task=math", "template=none", "trainer.total_training_steps=2", "trainer.test_freq=2"),
-        *(f"data.train_files={tmp_path}/data/train.parquet", f"data.val_files=[{tmp_path}/data/eval_held.parquet]"),
-        *("data.max_prompt_length=48", "data.max_response_length=12", "actor_rollout_ref.rollout.max_model_len=64"),
+    folder.mkdir()
+    save_model(model, tokenizer, folder)
+    return folder
+
+
+def problem_files(folder: Path) -> Path:
+    """Sums, by the data builder, from the two forms of files that it reads."""
+    train, val = train_val_problems()
+    lines = {
+        "sums": [{"question": p.question, "answer": f"#### {p.answer}"} for p in train[:200]],
+        "held": [{"problem": p.question, "answer": f"['{p.answer}\n']"} for p in val[:HELD_OUT]],
+    }
+    for name, rows in lines.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    build_data(["--train", f"{folder}/sums.jsonl", "--eval", f"{folder}/held.jsonl", "--out", f"{folder}/data"])
+    return folder / "data"
+
+
+@pytest.fixture(scope="module")
+def looked(
+    new_run: Callable[..., Run], small_overrides: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Looked]:
+    folder = tmp_path_factory.mktemp("math")
+    base_model, data = learnt_model(folder / "model"), problem_files(folder)
+    run = new_run(
+        *small_overrides, "task=math", "template=model", "trainer.total_training_steps=1000", "holder.steps=2",
+        f"trainer.save_freq={SAVED_STEP}", f"trainer.test_freq={SAVED_STEP}", "logger=wandb",
+        f"data.train_files={data}/train.parquet", f"data.val_files=[{data}/eval_held.parquet]",
+        f"data.max_response_length={RESPONSE_TOKENS}", "data.max_prompt_length=48",
+        "actor_rollout_ref.rollout.max_model_len=64", f"actor_rollout_ref.model.path={base_model}",
+        "actor_rollout_ref.actor.optim.lr=1e-3",
         "reward.custom_reward_function.path=pkg://recipe.holderpo.rewards.math",  # the small run's own comes first
-        f"trainer.rollout_data_dir={run_dir}/rollouts",
-    )
-    assert [r["holder/p"] for r in records] == [2.0, -2.0]
-    for record in records:
-        # an untrained model: most responses are cut off, the others have no box
-        assert record["critic/score/mean"] == 0.0
-        assert 0 < record["reward/truncated"] <= 1
-        assert record["reward/truncated"] + record["reward/no_answer"] == pytest.approx(1.0)
+        f"trainer.rollout_data_dir={folder}/rollouts",
+    )  # fmt: skip
+    planted = {
+        "WANDB_API_KEY": secrets.token_hex(20),
+        "HF_TOKEN": "hf_" + secrets.token_hex(17),
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+    }
+    run.start(planted | {"WANDB_MODE": "offline"})
+    assert run.wait_until(lambda: run.last_step() > SAVED_STEP), run.said
+    (temporary,) = run.base.glob("holderpo-*")
+    assert temporary.stat().st_mode & 0o777 == 0o700
+    texts = {path: path.read_bytes() for path in temporary.rglob("*") if path.is_file()}
+    listening = [
+        (connection.laddr.ip, connection.laddr.port, " ".join(process.cmdline()))
+        for process in run.below("")
+        for connection in process.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    gcs_port = next(port for _, port, command in listening if "gcs_server" in command)
+    own_address = next(ip for ip, _, command in listening if "vLLMHttpServer" in command and ip not in WILDCARD)
+    tokens = {"its token": planted["RAY_AUTH_TOKEN"], "another": "f" * 64}
+    strangers = {
+        name: subprocess.run(
+            [str(Path(sys.executable).with_name("ray")), "status", f"--address={own_address}:{gcs_port}"],
+            env=os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}, capture_output=True, text=True, check=False,
+        )
+        for name, token in tokens.items()
+    }  # fmt: skip
+    assert run.process is not None
+    run.process.send_signal(signal.SIGINT)
+    status = run.wait()
+    yield Looked(run, base_model, data, planted, texts, listening, strangers, status)
+
+
+def graded_by_hand(output: str, truth: str) -> float:
+    """1 for an answer in a box that is closed and is the truth; independent of the grader, for whole numbers."""
+    boxes = re.findall(r"\\boxed\{(-?\d+)\}", output)
+    return float(bool(boxes) and int(boxes[-1]) == int(truth))
+
+
+def test_rewards_are_those_of_the_responses(looked: Looked) -> None:
+    folder = looked.data.parent / "rollouts"
+    right = 0.0
+    for record in looked.run.records()[:SAVED_STEP]:
+        rows = [json.loads(line) for line in (folder / f"{int(record['step'])}.jsonl").read_text().splitlines()]
+        assert len(rows) == 32 and all(re.search(r"\d[+-]\d[+-]\d", row["input"]) for row in rows)
+        ended = [len(row["output"].encode()) < RESPONSE_TOKENS for row in rows]
+        by_hand = [graded_by_hand(row["output"], row["gts"]) * e for row, e in zip(rows, ended, strict=True)]
+        assert [row["score"] for row in rows] == by_hand
+        assert record["critic/score/mean"] == pytest.approx(sum(by_hand) / len(rows))
+        assert record["reward/truncated"] == pytest.approx(1 - sum(ended) / len(rows))
         assert record["reward/timeout"] == record["reward/crash"] == 0.0
-        assert record["response_length/max"] <= 12
-    assert records[-1]["val-core/held/acc/mean@1"] == 0.0
-    rows = [json.loads(line) for line in (run_dir / "rollouts" / "1.jsonl").read_text().splitlines()]
-    assert all(row["input"].strip().endswith("+1") for row in rows), "template=none is the bare problem"
+        assert record["response_length/max"] <= RESPONSE_TOKENS
+        right += sum(by_hand)
+    assert right > 0, "or it shows nothing"
+    assert [r["holder/p"] for r in looked.run.records()[:SAVED_STEP]] == [2.0, -2.0]
+
+
+def test_ctrl_c(looked: Looked) -> None:
+    assert looked.status == ExitStatus.INTERRUPTED
+    assert "to resume from the last checkpoint: python -m recipe.holderpo.main " in looked.run.said
+    assert looked.run.left_over() == []
+
+
+def test_no_secret_is_in_anything_that_it_wrote(looked: Looked) -> None:
+    written = {path: path.read_bytes() for path in looked.run.folder.rglob("*") if path.is_file()}
+    assert any(path.suffix == ".wandb" for path in written) and any(path.name == MANIFEST for path in written)
+    assert any("raylet" in path.name for path in looked.temporary_texts)
+    for name, secret in looked.planted.items():
+        found = [path for path, text in (written | looked.temporary_texts).items() if secret.encode() in text]
+        assert found == [], name
+
+
+def test_strangers_are_refused(looked: Looked) -> None:
+    """Ray's own ports, which are open on all interfaces, ask for the token; the others are for this machine alone."""
+    assert looked.strangers["its token"].returncode == 0, looked.strangers["its token"].stderr
+    refused = looked.strangers["another"]
+    assert refused.returncode != 0 and "token" in (refused.stdout + refused.stderr).lower()
+    outside = [place for place in looked.listening if place[0] not in WILDCARD and not LOOPBACK.match(place[0])]
+    assert outside == []
+    engines = [place for place in looked.listening if "vLLM" in place[2] or "VLLM" in place[2]]
+    assert engines != [] and all(LOOPBACK.match(ip) or "::" in ip for ip, _, _ in engines), engines
+
+
+def evaluation(looked: Looked, run: str, *overrides: str) -> "subprocess.Popen[str]":
+    """Evaluates the run's checkpoint, as a user would after training."""
+    command = [
+        sys.executable, "-m", "recipe.holderpo.evaluation", "hardware=cpu", f"model={looked.run.run_dir}",
+        "benchmarks=[held]", f"data_dir={looked.data}", f"out_dir={looked.run.folder}/out", f"run={run}",
+        f"max_tokens={RESPONSE_TOKENS}", "engine.max_model_len=64", "engine.kv_cache_memory_bytes=134217728", *overrides,
+    ]  # fmt: skip
+    env = os.environ | environment(looked.run.base)
+    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def answers(looked: Looked, run: str) -> list[tuple[int, int, str, float]]:
+    file = looked.run.folder / "out" / run / "generations" / "held.jsonl"
+    rows = map(json.loads, file.read_text().splitlines())
+    return sorted((row["index"], row["sample"], row["answer"], row["score"]) for row in rows)
+
+
+@pytest.fixture(scope="module")
+def sampled(looked: Looked) -> list[tuple[int, int, str, float]]:
+    """An evaluation with four answers per problem, which merges the checkpoint."""
+    whole = evaluation(looked, "whole", "n=4", "temperature=1.0", "k=[1,4]", "chunk=16")
+    output, _ = whole.communicate()
+    assert whole.returncode == 0, output[-4000:]
+    return answers(looked, "whole")
+
+
+def test_the_table_is_that_of_the_answers(looked: Looked, sampled: list[tuple[int, int, str, float]]) -> None:
+    assert len(sampled) == 4 * HELD_OUT and len({text for _, _, text, _ in sampled}) > 4
+    results = json.loads((looked.run.folder / "out" / "whole" / "results.json").read_text())
+    assert set(results) == {"whole", "whole pass@1", "whole pass@4"}
+    mean = sum(score for *_, score in sampled) / len(sampled)
+    assert results["whole"]["held"]["accuracy"] == pytest.approx(mean)
+
+
+def test_the_merged_checkpoint_has_the_trained_weights(
+    looked: Looked, sampled: list[tuple[int, int, str, float]]
+) -> None:
+    (folder,) = (looked.run.run_dir / "checkpoints").glob(f"global_step_{SAVED_STEP}")
+    merged, base = (load_file(f / "model.safetensors") for f in (folder / "actor/merged", looked.base_model))
+    trained = torch.load(next(folder.glob("actor/model_*.pt")), weights_only=False)
+    assert set(base) <= set(trained)
+    moved = 0.0
+    for name, weight in merged.items():
+        full = trained[name].full_tensor() if hasattr(trained[name], "full_tensor") else trained[name]
+        torch.testing.assert_close(weight.float(), full.float(), rtol=1e-2, atol=1e-4)  # merged into bfloat16
+        moved = max(moved, float((full - base[name]).abs().max()) if name in base else 0.0)
+    assert moved > 1e-3, "or the base model's weights would do"
+
+
+def test_a_killed_evaluation_resumes(looked: Looked, sampled: list[tuple[int, int, str, float]]) -> None:
+    """It ends as if it had not been killed."""
+    overrides = ("n=4", "temperature=1.0", "k=[1,4]", "chunk=1")
+    killed = evaluation(looked, "killed", *overrides)
+    generations = looked.run.folder / "out" / "killed" / "generations" / "held.jsonl"
+    while not generations.exists() or generations.stat().st_size == 0:
+        assert killed.poll() is None
+        time.sleep(0.002)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait()
+    assert 0 < len(answers(looked, "killed")) < len(sampled)
+    again = evaluation(looked, "killed", *overrides)
+    output, _ = again.communicate()
+    assert again.returncode == 0, output[-4000:]
+    assert answers(looked, "killed") == sampled

@@ -1,17 +1,13 @@
 """The trainer with devices of its own for sampling, which no preset uses on a CPU: with a checkpoint engine of the tests'."""
 
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from recipe.holderpo.report.record import read_metrics
+from fault_injection.watched_run import Run
 
 pytestmark = pytest.mark.stack
 
-ROOT = Path(__file__).parents[2]
 SEPARATE = (
     "trainer.v1.trainer_mode=separate_async",
     "trainer.v1.separate_async.parameter_sync_step=2",
@@ -23,16 +19,12 @@ SEPARATE = (
 )
 
 
-def test_separate_async_trains_with_one_p_per_step(small_overrides: list[str], tmp_path: Path) -> None:
+def test_separate_async_trains_with_one_p_per_step(new_run: Callable[..., Run], small_overrides: list[str]) -> None:
     """Two updates per step, each with the step's p; weights go to the server apart, and come back in its samples."""
-    command = [
-        sys.executable, "-m", "recipe.holderpo.main", *small_overrides, *SEPARATE, f"run_dir={tmp_path}/run",
-        "trainer.total_training_steps=3",
-    ]  # fmt: skip
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1800)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    records = read_metrics(tmp_path / "run/metrics.jsonl")
+    run = new_run(*small_overrides, *SEPARATE, "trainer.total_training_steps=3")
+    run.start({"PYTHONPATH": str(Path(__file__).parent)})
+    assert run.wait() == 0, run.said[-5000:]
+    records = run.records()
     assert [record["holder/p"] for record in records] == [2.0, 0.0, -2.0]
     assert all(record["actor/grad_norm"] > 0 for record in records)
     # The server began with random weights: without the transfer its probabilities would be of another model.
