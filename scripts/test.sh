@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Without arguments: everything CI checks. With arguments: pytest with those arguments alone.
+# Without arguments: everything CI checks, each part even if one before it failed. With arguments: pytest with those alone.
 #   bash scripts/test.sh
 #   bash scripts/test.sh tests/core -k gradcheck
 set -euo pipefail
@@ -8,8 +8,19 @@ bash scripts/setup.sh alfworld
 if (($#)); then
     exec .venv/bin/python -m pytest "$@"
 fi
-.venv/bin/ruff check .
-.venv/bin/ruff format --check .
-.venv/bin/mypy
-.venv/bin/python -m pytest -m "not stack" -n 2 --dist loadfile
-exec .venv/bin/python -m pytest -m stack # a run of the stack needs the machine for itself
+
+results=() failed=0
+part() { # NAME COMMAND...: run it, and keep its outcome and its seconds
+    local name=$1 began=$SECONDS outcome=ok
+    shift
+    "$@" || outcome=FAILED failed=1
+    results+=("$(printf '%-14s %-6s %4d s' "$name" "$outcome" $((SECONDS - began)))")
+}
+
+part "ruff check" .venv/bin/ruff check .
+part "ruff format" .venv/bin/ruff format --check .
+part mypy .venv/bin/mypy
+# The slow tests first. Three processes on two cores: a start of the stack waits as often as it computes.
+part pytest .venv/bin/python -m pytest -n 3 --dist loadfile tests/stack tests
+printf '%s\n' "${results[@]}"
+exit "$failed"

@@ -1,8 +1,8 @@
 """What becomes of a real run on this CPU when things go wrong: each fault is done to it, and it is started again if it ends.
 
-    python -m fault_injection.faults                                   # every fault once: a table; about two minutes each
-    python -m fault_injection.faults --times 3 --only "driver killed" "SIGTERM"
-    python -m fault_injection.faults --list
+    PYTHONPATH=tests .venv/bin/python -m fault_injection.faults                                   # every fault once: a table; about two minutes each
+    PYTHONPATH=tests .venv/bin/python -m fault_injection.faults --times 3 --only "driver killed" "SIGTERM"
+    PYTHONPATH=tests .venv/bin/python -m fault_injection.faults --list
 
 Every trial begins with a copy of an undisturbed, deterministic run as it was after step 2 of 6 (a checkpoint every second
 step), and has survived if it comes to step 6 with the undisturbed run's metrics. Work lost is the steps that were recorded

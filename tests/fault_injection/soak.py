@@ -1,6 +1,6 @@
 """A long run of the smallest model with faults at random: does anything grow?
 
-    python -m fault_injection.soak --steps 500 --faults 8
+    PYTHONPATH=tests .venv/bin/python -m fault_injection.soak --steps 500 --faults 8
 
 Kills a random process of the run at random steps, starts the command again whenever it ends, and samples what the run holds
 every two seconds. Growth is the least-squares slope over the steps since the last start (its first 20 steps, of warm-up, left

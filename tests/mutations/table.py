@@ -196,7 +196,7 @@ MUTATIONS = (
         f"{_RECIPE}/evaluation/model.py",
         "return str(_merge(checkpoint))",
         "return str(checkpoint)",
-        ("tests/stack/test_evaluation.py",),
+        ("tests/stack/test_math.py",),
         starts_stack=True,
     ),
     # Launch

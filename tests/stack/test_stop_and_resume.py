@@ -4,7 +4,7 @@
 2. The second resumes from it. In step 6 its checkpoints after step 2 are damaged and its rollout server is killed.
 3. So it restarts by itself from step 2, trains steps 3 to 6 again and ends normally.
 
-`python -m fault_injection.faults` does worse things to a run."""
+`PYTHONPATH=tests python -m fault_injection.faults` does worse things to a run."""
 
 import re
 import shutil
