@@ -1,6 +1,6 @@
 """What becomes of a real run on this CPU when things go wrong: a fault is done to it, and it is started again if it ends.
 
-    PYTHONPATH=tests .venv/bin/python -m fault_injection.faults             # every fault once: a table; about two minutes each
+    PYTHONPATH=tests .venv/bin/python -m fault_injection.faults            # every fault once: a table; about two minutes each
     PYTHONPATH=tests .venv/bin/python -m fault_injection.faults --times 3 --only "driver killed" "SIGTERM"
     PYTHONPATH=tests .venv/bin/python -m fault_injection.faults --list
 
