@@ -137,7 +137,8 @@ def test_a_head_that_never_answers_is_named() -> None:
         cluster.wait_for_head(Node(nodes=2, rank=1, port=1, wait_s=1.0))
 
 
-def test_stopping_ends_the_children_too() -> None:
+def test_stopping_ends_the_children_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "STOP_SECONDS", 3.0)  # what a child that does not hear of SIGTERM is given
     code = "import subprocess, time; subprocess.Popen(['sleep', '600']); print('up', flush=True); time.sleep(600)"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "up\n"
