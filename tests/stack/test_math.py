@@ -214,7 +214,7 @@ def test_the_table_is_that_of_the_answers(looked: Looked, sampled: list[tuple[in
 def test_the_merged_checkpoint_has_the_trained_weights(
     looked: Looked, sampled: list[tuple[int, int, str, float]]
 ) -> None:
-    (folder,) = (looked.run.run_dir / "checkpoints").glob(f"global_step_{SAVED_STEP}")
+    folder = looked.run.checkpoints()[0]  # the newest, which stands for the run
     merged, base = (load_file(f / "model.safetensors") for f in (folder / "actor/merged", looked.base_model))
     trained = torch.load(next(folder.glob("actor/model_*.pt")), weights_only=False)
     assert set(base) <= set(trained)
