@@ -9,8 +9,9 @@
   (verl.utils.reward_score.math_verify, which has 4 processes) in turn, three times, on the same pairs in 32 threads.
 - slow: 30 answers that hang a verifier, with right ones behind them.
 
-`--busy` starts so many processes that do nothing but use a CPU, and ends them. `--nice` lowers the priority of this process
-and of all that grades, verl's helper too.
+`--busy` starts so many processes that do nothing but use a CPU, and ends them. `--nice` lowers the priority of our grading
+processes, so that they get hardly any CPU time beside those: how fast they are does not count then, but how many right
+answers are lost.
 """
 
 import argparse
@@ -45,38 +46,38 @@ BUSY_LOOP = "import os; parent = os.getppid()\nwhile os.getppid() == parent: pas
 
 @contextlib.contextmanager
 def busy_machine(loops: int, nice: int) -> Iterator[None]:
-    """`loops` busy loops beside this process, and this process and what it starts at niceness `nice`."""
+    """`loops` busy loops beside this process, and our grading hosts with their processes at niceness `nice`."""
     command = [sys.executable, "-c", BUSY_LOOP]
     busy = [subprocess.Popen(command, start_new_session=True) for _ in range(loops)]
     ended = Event()
 
     def lower_priorities() -> None:
-        while not ended.wait(0.5):
-            for process in psutil.Process().children():
-                if process.pid not in [loop.pid for loop in busy]:
-                    set_nice(process.pid, nice)
+        others = {loop.pid for loop in busy}
+        while not ended.wait(0.2):
+            for child in psutil.Process().children():
+                if child.pid not in others:
+                    lower_priority(child.pid, nice)
 
-    os.nice(nice)
-    set_nice(os.getpid(), nice)
     watch = Thread(target=lower_priorities)
-    watch.start()
     try:
+        if nice:
+            watch.start()
         yield
     finally:
         ended.set()
-        watch.join()
-        with contextlib.suppress(OSError):
-            Path("/proc/self/autogroup").write_text("0")  # it is that of the shell, too
+        if nice:
+            watch.join()
         for loop in busy:
             loop.kill()
             loop.wait()
 
 
-def set_nice(pid: int, nice: int) -> None:
-    """Of a process, and of its session, between which Linux divides the CPUs first where it groups them automatically."""
-    with contextlib.suppress(OSError):  # it is gone, or the kernel does not group
-        os.setpriority(os.PRIO_PROCESS, pid, nice)
-        Path(f"/proc/{pid}/autogroup").write_text(str(nice))
+def lower_priority(pid: int, nice: int) -> None:
+    """Of a process that leads a session, of its children, and of the session: Linux may divide the CPUs between sessions."""
+    with contextlib.suppress(OSError):  # it has ended, or sessions do not count here
+        if os.getsid(pid) == pid:
+            os.setpriority(os.PRIO_PGRP, pid, nice)
+            Path(f"/proc/{pid}/autogroup").write_text(str(nice))
 
 
 def as_fraction(answer: str) -> str | None:
@@ -195,9 +196,9 @@ def throughput(number: int, rounds: int) -> None:
     pairs = realistic_pairs(number)
     times: dict[str, list[float]] = {"ours": [], "verl": []}
     scores: dict[str, list[float]] = {}
-    for name, grade in (("ours", ours), ("verl", verls)):  # the processes start
+    for grade in (ours, verls):  # the first call imports verl and starts the processes
+        grade("\\sqrt{8}", "2\\sqrt{2}")
         grade_all([("\\sqrt{8}", "2\\sqrt{2}")] * 64, grade)
-        del name
     for _ in range(rounds):
         for name, grade in (("ours", ours), ("verl", verls)):
             began = time.perf_counter()
@@ -225,7 +226,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="rounds of the throughput")
     parser.add_argument("--slow", type=int, default=30, help="slow answers")
     parser.add_argument("--busy", type=int, default=0, help="busy loops beside this process")
-    parser.add_argument("--nice", type=int, default=0, help="niceness of this process and of all that grades")
+    parser.add_argument("--nice", type=int, default=0, help="niceness of our grading processes")
     options = parser.parse_args()
     with busy_machine(options.busy, options.nice):
         if options.problems is not None:
