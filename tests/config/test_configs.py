@@ -112,7 +112,7 @@ def _compose(*overrides: str) -> DictConfig:
 @pytest.mark.parametrize("overrides", BAD)
 def test_the_error_names_key_value_and_what_is_allowed(overrides: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VERL_PLATFORM", "cpu")
-    config = _compose(*overrides.split(), "run_dir=never-made")
+    config = _compose(*overrides.split(), "run_dir=never-made", "cache_dir=never-made")
     with pytest.raises(ConfigError) as caught:
         check_config(config)
     assert any(all(part in line for part in BAD[overrides]) for line in caught.value.lines), caught.value.lines

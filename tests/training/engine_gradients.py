@@ -1,13 +1,14 @@
 """Run by test_engine.py, one process a rank: gradients and metrics of one mini-batch through verl's real FSDP2 engine.
 
-python engine_gradients.py MODEL_DIR OUT RANK WORLD_SIZE PORT CLIP_LEVEL, with VERL_PLATFORM=cpu. Rank 0 writes, for every
-way of splitting (micro-batch sizes 1, 3 and 8 where they divide a rank's share; dynamic), the full gradient and the metrics.
+python engine_gradients.py MODEL_DIR OUT RANK WORLD_SIZE PORT, with VERL_PLATFORM=cpu. Rank 0 writes, for every clip level of
+CLIP_LEVELS and every way of splitting (micro-batch sizes 1, 3 and 8 where they divide a rank's share; dynamic), the full
+gradient and the metrics.
 """
 
 import os
 import sys
 from functools import partial
-from typing import cast
+from itertools import product
 
 import torch
 import torch.distributed as dist
@@ -24,6 +25,7 @@ from recipe.holderpo.policy_loss import HolderLossConfig
 from recipe.holderpo.training.worker import P_KEY, finish_metrics, loss_with_step_p
 
 SEQUENCES, PROMPT = 48, 3
+CLIP_LEVELS: tuple[ClipLevel, ...] = ("sequence", "token")
 
 
 def nested(rows: list[torch.Tensor]) -> torch.Tensor:
@@ -55,7 +57,7 @@ def mini_batch() -> TensorDict:
 
 
 def main() -> None:
-    model_dir, out, port, clip_level = *sys.argv[1:3], *sys.argv[5:7]
+    model_dir, out, port = *sys.argv[1:3], sys.argv[5]
     rank, world = map(int, sys.argv[3:5])
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
     dist.init_process_group("cpu:gloo", rank=rank, world_size=world)
@@ -78,15 +80,6 @@ def main() -> None:
         checkpoint_config=CheckpointConfig(),
     )
     engine.initialize()
-    actor = FSDPActorConfig(
-        strategy="fsdp2",
-        rollout_n=1,
-        ppo_micro_batch_size_per_gpu=1,
-        loss_agg_mode="seq-mean-token-mean",
-        policy_loss=HolderLossConfig(clip_level=cast(ClipLevel, clip_level)),
-    )
-    loss_fn = partial(loss_with_step_p, loss_fn=partial(ppo_loss, config=actor))
-
     results = {}
     share = SEQUENCES // world
     splits: list[dict[str, object]] = [
@@ -95,7 +88,15 @@ def main() -> None:
         if share % size == 0
     ]
     splits.append({"use_dynamic_bsz": True, "max_token_len_per_gpu": 40})
-    for split in splits:
+    for clip_level, split in product(CLIP_LEVELS, splits):
+        actor = FSDPActorConfig(
+            strategy="fsdp2",
+            rollout_n=1,
+            ppo_micro_batch_size_per_gpu=1,
+            loss_agg_mode="seq-mean-token-mean",
+            policy_loss=HolderLossConfig(clip_level=clip_level),
+        )
+        loss_fn = partial(loss_with_step_p, loss_fn=partial(ppo_loss, config=actor))
         data = tu.chunk_tensordict(mini_batch(), world)[rank]
         tu.assign_non_tensor(
             data,
@@ -116,7 +117,7 @@ def main() -> None:
         if rank == 0:
             merged = {f"actor/{key}": [Metric.aggregate_dp([m[key] for m in gathered])] for key in gathered[0]}
             metrics = finish_metrics(reduce_metrics(merged))
-            results[str(split)] = (gradient, {key: float(value) for key, value in metrics.items()})
+            results[clip_level, str(split)] = (gradient, {key: float(value) for key, value in metrics.items()})
     if rank == 0:
         torch.save(results, out)
     dist.barrier()
