@@ -21,6 +21,6 @@ part "ruff check" .venv/bin/ruff check .
 part "ruff format" .venv/bin/ruff format --check .
 part mypy .venv/bin/mypy
 # The slow tests first. Three processes on two cores: a start of the stack waits as often as it computes.
-part pytest .venv/bin/python -m pytest -n 3 --dist loadfile tests/stack tests
+part pytest .venv/bin/python -m pytest -n 3 --dist loadfile --durations=20 tests/stack tests
 printf '%s\n' "${results[@]}"
 exit "$failed"

@@ -1,4 +1,4 @@
-"""ALFWorld on the real stack, every step a sample; an environment worker and the rollout server are killed in mid-episode."""
+"""ALFWorld on the real stack, every step a sample; an environment worker is killed in mid-episode."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +13,7 @@ from recipe.holderpo.tasks.alfworld.games import generate
 from recipe.holderpo.tasks.alfworld.report import read_transcripts
 
 pytestmark = pytest.mark.stack
-STEPS = 3  # of the schedule; how many there are depends on when the processes are killed
+STEPS = 3  # of the schedule; how many there are in all depends on when the lost worker is seen
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
             "algorithm.adv_estimator=step_grpo",
             "alfworld.max_steps=6",
             "alfworld.answer_tokens=8",
-            "alfworld.step_timeout=100000",
+            "alfworld.step_timeout=3600",
             "env.OMP_NUM_THREADS=1",
         ),
         *("data.max_prompt_length=900", "data.max_response_length=8", "actor_rollout_ref.rollout.max_model_len=1024"),
@@ -55,7 +55,7 @@ def lost_worker(record: dict[str, float]) -> bool:
     return record["reward/environment_workers_lost"] > 0
 
 
-def test_training_resumes_after_kills_in_mid_episode(
+def test_training_continues_after_a_kill_in_mid_episode(
     overrides: list[str], new_run: Callable[..., Run], tmp_path: Path
 ) -> None:
     games = next(o for o in overrides if o.startswith("games="))
@@ -64,14 +64,10 @@ def test_training_resumes_after_kills_in_mid_episode(
     assert run.wait_until(lambda: run.last_step() >= 1, every=0.05), run.said
     # step 2 begins: its episodes are being played
     kill_one("ray::EnvironmentHost", run)
-    assert run.wait_until(lambda: any(map(lost_worker, run.records())), every=0.05), run.said
-    kill_one("ray::vLLMHttpServer", run)
-    assert run.wait_until(lambda: "restarts left: 1" in run.said), run.said
-    last = max(run.last_step(), STEPS)
-    assert run.wait_until(lambda: run.last_step() > last), run.said
+    assert run.wait_until(lambda: run.last_step() >= STEPS and any(map(lost_worker, run.records()))), run.said
     faults.sigterm(run)()
     assert run.wait() == ExitStatus.STOPPED, run.said[-5000:]
-    assert "lost a process (ActorDiedError)" in run.said
+    assert "restarts left" not in run.said
     records = run.records()
     assert [record["step"] for record in records] == list(range(1, len(records) + 1))
     assert [record["holder/p"] for record in records] == [1.0, 0.0] + [-1.0] * (len(records) - 2)

@@ -1,4 +1,4 @@
-"""Baselines, trainer modes and verl's own main, each in a run of two or three steps."""
+"""A baseline in the recipe's trainer, and the Hölder loss in verl's own, each in a run of two steps."""
 
 import json
 import math
@@ -18,35 +18,22 @@ from recipe.holderpo.fault_tolerance.signals import ExitStatus
 pytestmark = pytest.mark.stack
 
 
-def test_a_baseline_of_verls_trains(new_run: Callable[..., Run], small_overrides: list[str]) -> None:
-    """With filtered groups; the other presets differ from this one and the Hölder loss in numbers."""
-    run = new_run(*small_overrides, "algo=dapo", "logger=tensorboard", "trainer.total_training_steps=2")
-    run.start()
-    assert run.wait() == 0, run.said[-5000:]
-    records = run.records()
-    assert [r["step"] for r in records] == [1, 2]
-    assert any(r["actor/grad_norm"] > 0 for r in records) and all(math.isfinite(r["actor/pg_loss"]) for r in records)
-    assert "holder/p" not in records[0]
-    assert list(run.run_dir.glob("tensorboard/events.*"))
-
-
-def test_colocate_async_on_two_ranks_with_further_terms_until_it_collapses(
-    new_run: Callable[..., Run], small_overrides: list[str]
-) -> None:
-    """p of each step, KL and entropy terms; then the third step in a row beyond a limit ends the run with its own status."""
+def test_a_baseline_of_verls_trains_until_it_collapses(new_run: Callable[..., Run], small_overrides: list[str]) -> None:
+    """With filtered groups; the other presets differ from this one and the Hölder loss in numbers. The second step in a row
+    beyond a limit ends the run with a status of its own."""
     run = new_run(
-        *small_overrides, "trainer.v1.trainer_mode=colocate_async", "trainer.n_gpus_per_node=2",
-        "trainer.total_training_steps=1000", "holder.steps=3", "actor_rollout_ref.actor.use_kl_loss=true",
-        "actor_rollout_ref.actor.entropy_coeff=0.001", "guard.grad_norm_max=1e-9", "guard.steps=3",
+        *small_overrides, "algo=dapo", "logger=tensorboard", "trainer.total_training_steps=1000",
+        "guard.grad_norm_max=1e-9", "guard.steps=2",
     )  # fmt: skip
     run.start()
     assert run.wait() == ExitStatus.GUARD, run.said[-5000:]
     records = run.records()
-    assert [r["holder/p"] for r in records] == [2.0, 0.0, -2.0]
-    assert all(r["actor/grad_norm"] > 0 for r in records)
-    assert records[-1]["actor/kl_loss"] > 0, "the policy has moved away from the reference"
+    assert [r["step"] for r in records] == [1, 2] and "holder/p" not in records[0]
+    assert all(r["actor/grad_norm"] > 0 and math.isfinite(r["actor/pg_loss"]) for r in records)
+    assert all(r["group/zero_variance_fraction"] == 0 for r in records), "such groups are replaced"
     (error,) = (line for line in run.said.splitlines() if line.startswith("error: "))
     assert "gradient norm is" in error and "in every step since 1" in error
+    assert list(run.run_dir.glob("tensorboard/events.*"))
     assert run.left_over() == []
 
 

@@ -58,7 +58,7 @@ def learnt_model(folder: Path) -> Path:
     """A model that boxes numbers, some of which are right."""
     model, tokenizer, _ = pretrain(
         PretrainConfig(
-            TinyModelConfig(hidden_size=64, intermediate_size=64, num_layers=1, num_heads=2), steps=200, batch_size=64
+            TinyModelConfig(hidden_size=64, intermediate_size=64, num_layers=1, num_heads=2), steps=400, batch_size=128
         )
     )
     folder.mkdir()
@@ -91,7 +91,7 @@ def looked(
         f"data.train_files={data}/train.parquet", f"data.val_files=[{data}/eval_held.parquet]",
         f"data.max_response_length={RESPONSE_TOKENS}", "data.max_prompt_length=48",
         "actor_rollout_ref.rollout.max_model_len=64", f"actor_rollout_ref.model.path={base_model}",
-        "actor_rollout_ref.actor.optim.lr=1e-3",
+        "actor_rollout_ref.actor.optim.lr=1e-3", "data.train_batch_size=16", "actor_rollout_ref.rollout.n=8",
         "reward.custom_reward_function.path=pkg://recipe.holderpo.rewards.math",  # the small run's own comes first
         f"trainer.rollout_data_dir={folder}/rollouts",
     )  # fmt: skip
@@ -138,7 +138,7 @@ def test_rewards_are_those_of_the_responses(looked: Looked) -> None:
     right = 0.0
     for record in looked.run.records()[:SAVED_STEP]:
         rows = [json.loads(line) for line in (folder / f"{int(record['step'])}.jsonl").read_text().splitlines()]
-        assert len(rows) == 32 and all(re.search(r"\d[+-]\d[+-]\d", row["input"]) for row in rows)
+        assert len(rows) == 128 and all(re.search(r"\d[+-]\d[+-]\d", row["input"]) for row in rows)
         ended = [len(row["output"].encode()) < RESPONSE_TOKENS for row in rows]
         by_hand = [graded_by_hand(row["output"], row["gts"]) * e for row, e in zip(rows, ended, strict=True)]
         assert [row["score"] for row in rows] == by_hand

@@ -34,12 +34,17 @@ def current_cluster_is(run: TwoNodeRun) -> bool:
 
 @pytest.fixture
 def two_nodes(new_run: Callable[..., Run], small_overrides: list[str]) -> TwoNodeRun:
-    run = new_run(*small_overrides, "trainer.total_training_steps=2", kind=TwoNodeRun)
+    run = new_run(*small_overrides, kind=TwoNodeRun)
     assert isinstance(run, TwoNodeRun)
     return run
 
 
-def test_training_over_two_hosts(two_nodes: TwoNodeRun) -> None:
+def test_colocate_async_with_kl_and_entropy_terms_over_two_hosts(two_nodes: TwoNodeRun) -> None:
+    """A rank on each; p is annealed on both."""
+    two_nodes.overrides = [
+        *two_nodes.overrides, "trainer.v1.trainer_mode=colocate_async", "trainer.total_training_steps=3",
+        "actor_rollout_ref.actor.use_kl_loss=true", "actor_rollout_ref.actor.entropy_coeff=0.001",
+    ]  # fmt: skip
     two_nodes.start()
     assert (
         two_nodes.wait_until(lambda: False) is False and two_nodes.process is not None and two_nodes.other is not None
@@ -47,8 +52,9 @@ def test_training_over_two_hosts(two_nodes: TwoNodeRun) -> None:
     assert two_nodes.process.returncode == 0, two_nodes.said[-5000:]
     assert "2 nodes with 1 GPUs each are there" in two_nodes.said
     records = two_nodes.records()
-    assert [(r["step"], r["holder/p"]) for r in records] == [(1, 2.0), (2, -2.0)]
+    assert [(r["step"], r["holder/p"]) for r in records] == [(1, 2.0), (2, 0.0), (3, -2.0)]
     assert all(r["actor/grad_norm"] > 0 for r in records)
+    assert records[-1]["actor/kl_loss"] > 0, "the policy has moved away from the reference"
     assert two_nodes.other.wait() == 0, two_nodes.said[-5000:]
     assert not current_cluster_is(two_nodes) and nothing_left(two_nodes)
     assert (two_nodes.folder / "token").stat().st_mode & 0o777 == 0o600
