@@ -20,7 +20,8 @@ class PRule(Protocol):
         ...
 
     def observe(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Take in the metrics of a finished step."""
+        """Take in the metrics of a finished step that are known before its checkpoint: the loss's (`holder/*`) and the
+        update's (`actor/*`)."""
         ...
 
     def state_dict(self) -> dict[str, Any]:

@@ -20,7 +20,8 @@ part() { # NAME COMMAND...: run it, and keep its outcome and its seconds
 part "ruff check" .venv/bin/ruff check .
 part "ruff format" .venv/bin/ruff format --check .
 part mypy .venv/bin/mypy
-# The slow tests first. Three processes on two cores: a start of the stack waits as often as it computes.
-part pytest .venv/bin/python -m pytest -n 3 --dist loadfile --durations=20 tests/stack tests
+# The slow files first, the slowest before all. Three processes on two cores: a start of the stack waits as often as it computes.
+part pytest .venv/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=20 \
+    tests/stack/test_stop_and_resume.py tests/stack tests
 printf '%s\n' "${results[@]}"
 exit "$failed"

@@ -42,7 +42,7 @@ def install() -> None:
 
 
 def load_in_vllm() -> None:
-    """For vLLM, whose engine has made its executor before it imports verl. That this module has been imported is all."""
+    """vLLM creates its executor before it imports verl. Importing this module has installed the hooks already."""
 
 
 try:

@@ -132,12 +132,65 @@ def test_all_wrong_values_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> 
     assert len(named) == len(set(named))
 
 
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        ("guard=null", "guard is None; allowed is a mapping of on_nonfinite, "),
+        (
+            "trainer.n_gpus_per_node=2 actor_rollout_ref.actor.ulysses_sequence_parallel_size=4",
+            "actor_rollout_ref.actor.uly",
+        ),
+        (
+            "actor_rollout_ref.actor.ulysses_sequence_parallel_size=abc",
+            "actor_rollout_ref.actor.ulysses_sequence_parallel",
+        ),
+        ("task=alfworld_tiny model=alfworld_warm data.max_response_length=null", "data.max_response_length is None"),
+        (
+            "trainer.v1.trainer_mode=separate_async trainer.v1.separate_async.parameter_sync_step=null",
+            "trainer.v1.separate_async.parameter_sync_step is None; allowed is a whole number from 1",
+        ),
+        (
+            "trainer.v1.trainer_mode=separate_async actor_rollout_ref.rollout.checkpoint_engine=null",
+            "actor_rollout_ref.ro",
+        ),
+        (
+            "actor_rollout_ref.actor.checkpoint.save_contents=null",
+            "actor_rollout_ref.actor.checkpoint.save_contents is None",
+        ),
+        (
+            "data.train_files=5 embedded_data=null",
+            "data.train_files is 5; allowed is a string or a list of: a string or null",
+        ),
+        ("actor_rollout_ref.actor.policy_loss=null", "actor_rollout_ref.actor.policy_loss is null; allowed is a group"),
+        ("env=null", "env is None; allowed is a mapping"),
+        (
+            "trainer.critic_warmup=5 guard.grad_norm_max=1",
+            "trainer.critic_warmup is 5; allowed with guard.grad_norm_max is 0",
+        ),
+    ],
+)
+def test_a_value_of_another_kind_is_a_line_and_no_traceback(
+    overrides: str, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VERL_PLATFORM", "cpu")
+    with pytest.raises(ConfigError) as caught:
+        check_config(_compose(*overrides.split(), "run_dir=never-made"))
+    assert any(found.startswith(line) for found in caught.value.lines), caught.value.lines
+
+
+def test_a_number_is_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VERL_PLATFORM", "cpu")
+    config = _compose("run=20260101", "model_name=7", "run_dir=never-made")
+    check_config(config)
+    assert config.run == "20260101" and config.model_name == "7"
+
+
 def test_an_unknown_key_of_ours_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VERL_PLATFORM", "cpu")
     for override, line in {
-        "+holder.foo=1": "holder.foo is no key; allowed are schedule, p_start, p_end, steps, power, clip_level",
+        "+holder.foo=1": "holder.foo is not a key; allowed are schedule, p_start, p_end, steps, power, clip_level",
         "~holder.schedule": "holder.schedule is missing; allowed are constant, linear, cosine, power, cubic",
-        "+guard.loss_max=1": "guard.loss_max is no key; allowed are on_nonfinite, ",
+        "+guard.loss_max=1": "guard.loss_max is not a key; allowed are on_nonfinite, ",
         "~holder": "holder is missing; allowed with loss mode holder is",
         "actor_rollout_ref.actor.policy_loss.p=1": "actor_rollout_ref.actor.policy_loss.p is 1; allowed is null",
     }.items():

@@ -145,9 +145,9 @@ BAD = {
     "top_p=0": "top_p is 0",
     "template=chatml": "template is 'chatml'; allowed are qwen_math, r1, none, model",
     "k=[2]": "k contains 2; allowed are whole numbers from 1 to n=1",
-    "benchmarks=[]": "benchmarks is []; allowed is a list, each of it a text; at least 1 of them",
-    "k=[0]": "k is 0; allowed is a list, each of it a whole number from 1",
-    "+temprature=1": "temprature is no key; allowed are model, ",
+    "benchmarks=[]": "benchmarks is []; allowed is a list of: a string; at least 1 of them",
+    "k=[0]": "k is 0; allowed is a list of: a whole number from 1",
+    "+temprature=1": "temprature is not a key; allowed are model, ",
     "limit=0": "limit is 0",
     "max_tokens=many": "max_tokens is 'many'",
 }

@@ -70,6 +70,18 @@ def test_a_resumed_run_counts_on() -> None:
         after.step(6, low)
 
 
+def test_a_step_is_counted_once_however_often_it_is_looked_at() -> None:
+    """Before its checkpoint, whose count must include it, and at its end."""
+    low = HEALTHY | {"actor/entropy": 0.0}
+    detector = CollapseDetector(GuardSettings(entropy_min=0.1, steps=2))
+    assert detector.count(2, low) == ["entropy is 0, below 0.1"] and detector.since == 2
+    assert detector.count(3, HEALTHY) == [] and detector.since is None
+    detector.count(4, low)
+    detector.step(4, low)
+    with pytest.raises(Collapsed, match=r"since 4$"):
+        detector.step(5, low)
+
+
 def test_updates_that_are_not_finite() -> None:
     assert is_finite_update(HEALTHY)
     assert not is_finite_update({"actor/grad_norm": math.inf}) and not is_finite_update({"actor/grad_norm": math.nan})

@@ -58,6 +58,14 @@ def test_a_key_that_is_not_listed_is_refused(key: str, config: DictConfig) -> No
         resume(other, config)  # a key that is gone is a change too
 
 
+def test_resume_changes_takes_groups_and_patterns(config: DictConfig) -> None:
+    other = changed(
+        changed(config, "actor_rollout_ref.actor.optim.lr", 0.5), "actor_rollout_ref.actor.optim.betas", [0, 0]
+    )
+    resume(config, changed(other, "resume_changes", ["actor_rollout_ref.actor.optim"]))
+    resume(config, changed(other, "resume_changes", ["*.optim"]))
+
+
 def test_every_change_has_its_line(config: DictConfig) -> None:
     other = changed(changed(config, "seed", 7), "data.train_batch_size", 64)
     with pytest.raises(ConfigError) as caught:
@@ -69,8 +77,16 @@ def test_every_change_has_its_line(config: DictConfig) -> None:
     ("overrides", "said"),
     [
         ({}, "the schedule of p spans the whole run"),
-        ({"holder.steps": 60}, "the learning rate falls over the whole run"),
+        ({"holder.steps": 60}, "the learning rate depends on the whole run"),
         ({"holder.steps": 60, "actor_rollout_ref.actor.optim.lr_scheduler_type": "constant"}, None),
+        (
+            {
+                "holder.steps": 60,
+                "actor_rollout_ref.actor.optim.lr_scheduler_type": "constant",
+                "actor_rollout_ref.actor.optim.lr_warmup_steps_ratio": 0.1,
+            },
+            "the learning rate depends on the whole run",
+        ),
     ],
 )
 def test_a_run_changes_its_length_only_where_nothing_spans_it(

@@ -32,7 +32,7 @@ _WIRING = ("tests/training/test_trainer.py",)
 MUTATIONS = (
     # Those that a review found would have survived
     Mutation(
-        "swapped clip_ratio_low and clip_ratio_high",
+        "the lower clip is used only where there is an upper one",
         f"{_RECIPE}/policy_loss.py",
         "clip_ratio_low=config.clip_ratio if config.clip_ratio_low is None else config.clip_ratio_low",
         "clip_ratio_low=config.clip_ratio if config.clip_ratio_high is None else config.clip_ratio_high",
@@ -157,8 +157,8 @@ MUTATIONS = (
     Mutation(
         "a collapse is one step late",
         _COLLAPSE,
-        "if step - self.since + 1 >= self.limits.steps:",
-        "if step - self.since >= self.limits.steps:",
+        "step - self.since + 1 >= self.limits.steps:",
+        "step - self.since >= self.limits.steps:",
         ("tests/fault_tolerance/test_collapse.py",),
     ),
     Mutation(

@@ -127,9 +127,9 @@ def make_trainer(tmp_path: Path, step: int = 0, **guard: Any) -> HolderTrainerSy
     return trainer
 
 
-def train_step(trainer: HolderTrainerSync, batch: Any = None, **metrics: float) -> dict[str, Any]:
+def train_step(trainer: HolderTrainerSync, batch: Any = None, begun: Any = False, **metrics: float) -> dict[str, Any]:
     """verl's order of events in a step: update, save where it is due, record."""
-    trainer.global_steps += 1
+    trainer.global_steps += not begun
     batch, found = batch or Batch(), dict(metrics)
     batch.extra_info = {}
     trainer._update_actor(batch, found)
@@ -185,11 +185,7 @@ def test_a_checkpoint_brings_back_every_parts_state(verl: type[Recorded], tmp_pa
     assert found.manifest["config"] == {"seed": 1}
     json.loads((found.folder / "manifest.json").read_text(), parse_constant=lambda name: pytest.fail(name))
 
-    resumed = make_trainer(tmp_path, step=3, entropy_min=0.1, steps=3)
-    resumed.queue = Future()
-    resumed.queue.set_result(None)
-    resumed.config.trainer.resume_from_path = str(found.folder)
-    resumed._load_checkpoint()
+    resumed = resume_trainer(tmp_path, 3, entropy_min=0.1, steps=3)
     assert resumed.p is not None and (resumed.p.step, resumed.p.p) == (3, 0.0)
     assert resumed.collapse.since == 2
     lines = read_metrics(tmp_path / "metrics.jsonl")
@@ -199,18 +195,56 @@ def test_a_checkpoint_brings_back_every_parts_state(verl: type[Recorded], tmp_pa
         record_step(resumed, train_step(resumed, **{"actor/entropy": 0.05}))
 
 
+def resume_trainer(tmp_path: Path, step: int, **guard: Any) -> HolderTrainerSync:
+    resumed = make_trainer(tmp_path, step=step, **guard)
+    resumed.queue = Future()
+    resumed.queue.set_result(None)
+    resumed.config.trainer.resume_from_path = str(tmp_path / f"checkpoints/global_step_{step}")
+    resumed._load_checkpoint()
+    return resumed
+
+
+@pytest.mark.parametrize(("entropies", "since"), [((0.05, 0.5), None), ((0.5, 0.05), 2), ((0.05, 0.05), 1)])
+def test_the_saved_step_counts_towards_a_collapse_as_without_a_resume(
+    entropies: tuple[float, float], since: int | None, verl: type[Recorded], tmp_path: Path
+) -> None:
+    trainer = make_trainer(tmp_path, entropy_min=0.1, steps=3)
+    record_step(trainer, train_step(trainer, **{"actor/entropy": entropies[0]}))
+    train_step(trainer, **{"actor/entropy": entropies[1]})
+    trainer._save_checkpoint()
+    assert resume_trainer(tmp_path, 2, entropy_min=0.1, steps=3).collapse.since == since
+
+
+def test_a_baselines_checkpoint_has_no_p_to_restore(verl: type[Recorded], tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path)
+    train_step(trainer)
+    trainer.p = None
+    trainer._save_checkpoint()
+    resumed = resume_trainer(tmp_path, 1)
+    train_step(resumed)
+    assert resumed.p is not None and resumed.p.p == 1.0, "step 2 of the schedule"
+
+
+def test_a_metric_that_cannot_be_had_is_no_failed_save(
+    verl: type[Recorded], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(batch: Any, metrics: Any) -> dict[str, float]:
+        raise RuntimeError("the transfer queue")
+
+    trainer = make_trainer(tmp_path)
+    train_step(trainer)
+    monkeypatch.setattr(trainer_module, "further_metrics", fail)
+    with pytest.raises(RuntimeError, match="the transfer queue"):
+        trainer._save_checkpoint()
+
+
 def resumed_at_a_validation(tmp_path: Path) -> HolderTrainerSync:
     """Step 2 is saved, and the run ends before its validation."""
     trainer = make_trainer(tmp_path)
     record_step(trainer, train_step(trainer))
     train_step(trainer, reward=0.5)
     trainer._save_checkpoint()
-    resumed = make_trainer(tmp_path, step=2)
-    resumed.queue = Future()
-    resumed.queue.set_result(None)
-    resumed.config.trainer.resume_from_path = str(tmp_path / "checkpoints/global_step_2")
-    resumed._load_checkpoint()
-    return resumed
+    return resume_trainer(tmp_path, 2)
 
 
 def test_a_validation_that_the_restored_step_lacks_is_made_up_for_once(verl: type[Recorded], tmp_path: Path) -> None:
@@ -269,16 +303,18 @@ def test_sigterm_saves_the_step_in_progress_and_stops(
     trainer = make_trainer(tmp_path)
 
     def step(self: HolderTrainerSync, metrics: dict[str, Any], timing_raw: dict[str, float]) -> Any:
-        metrics.update(train_step(self))
+        metrics.update(train_step(self, begun=True))
         return self._trained[0]
 
     monkeypatch.setattr(PPOTrainer, "step", step)
+    trainer.global_steps = 1
     trainer.step({}, {})
     (tmp_path / STOP_REQUEST).touch()
+    trainer.global_steps = 2
     with pytest.raises(Stopped, match="stopped at step 2"):
         trainer.step({}, {})
     assert verl.saves == 1 and read_manifest(tmp_path / "checkpoints/global_step_2")["step"] == 2
-    trainer.global_steps = TOTAL - 1
+    trainer.global_steps = TOTAL
     trainer.step({}, {})  # the last step: it ends by itself
     assert verl.saves == 1
 
@@ -299,13 +335,23 @@ def test_the_rule_of_p_sees_the_metrics_of_every_step_before_it_is_saved(
     monkeypatch.setattr(trainer.p, "observe", lambda step, metrics: seen.append((step, metrics["actor/entropy"])))
 
     def step(self: HolderTrainerSync, metrics: dict[str, Any], timing_raw: dict[str, float]) -> Any:
-        metrics.update(train_step(self))
+        metrics.update(train_step(self, begun=True))
         return self._trained[0]
 
     monkeypatch.setattr(PPOTrainer, "step", step)
-    for _ in range(2):
+    for trainer.global_steps in (1, 2):
         trainer.step({}, {})
     assert seen == [(1, 0.5), (2, 0.5)]
+
+
+def test_the_rule_of_p_is_asked_in_every_step_also_while_only_a_critic_is_trained(
+    verl: type[Recorded], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(tmp_path)
+    monkeypatch.setattr(PPOTrainer, "step", lambda self, metrics, timing_raw: Batch())
+    for trainer.global_steps in (1, 2):
+        trainer.step({}, {})
+    assert trainer.p is not None and (trainer.p.step, trainer.p.p) == (2, 1.0)
 
 
 @pytest.mark.parametrize(("step", "due"), [(2, True), (3, False), (TOTAL, True)])

@@ -88,11 +88,19 @@ def test_the_queues_handles_are_where_they_are_looked_for() -> None:
 
 
 @pytest.mark.parametrize(
-    "more", [(), ("transfer_queue.enable=true", "actor_rollout_ref.rollout.full_determinism=true")]
+    "more",
+    [
+        (),
+        (
+            "transfer_queue.enable=true",
+            "actor_rollout_ref.rollout.full_determinism=true",
+            "trainer.logger=[rl_insight]",
+        ),
+    ],
 )
 def test_ray_is_started_as_verl_would(more: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[dict[str, Any]] = []
-    for name in ("VERL_FULL_DETERMINISM", "VLLM_BATCH_INVARIANT", "PYTHONHASHSEED"):
+    for name in ("VERL_FULL_DETERMINISM", "VLLM_BATCH_INVARIANT", "PYTHONHASHSEED", "VERL_RL_INSIGHT_ENABLE"):
         monkeypatch.setenv(name, "unset")
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", lambda **arguments: calls.append(arguments))

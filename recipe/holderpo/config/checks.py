@@ -18,17 +18,22 @@ _ACTOR, _ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
 # verl's keys that a HölderPO run depends on, and that verl would accept, ignore or find wrong only later.
 VERL_KEYS: dict[str, Any] = {
     "algorithm.use_kl_in_reward": bool,
+    "data.train_files": str | list[str] | None,
+    "data.val_files": str | list[str] | None,
     "data.train_batch_size": integer(1, 10**7),
     "data.max_prompt_length": integer(1, 10**7),
     "data.max_response_length": integer(1, 10**7),
     f"{_ACTOR}.clip_ratio_low": number(0, 0.999999),  # 1 would let the ratio fall to 0: no clip at all
     f"{_ACTOR}.clip_ratio_high": number(0, 100),
+    f"{_ACTOR}.checkpoint.save_contents": list[str],
     f"{_ACTOR}.entropy_coeff": number(-1, 1),
     f"{_ACTOR}.kl_loss_coef": number(0, 100),
     f"{_ACTOR}.optim.lr": number(1e-12, 1),
     f"{_ACTOR}.ppo_epochs": integer(1, 100),
     f"{_ACTOR}.ppo_mini_batch_size": integer(1, 10**7),
     f"{_ACTOR}.ppo_micro_batch_size_per_gpu": integer(1, 10**7) | None,
+    f"{_ACTOR}.ulysses_sequence_parallel_size": integer(1, 1024) | None,
+    f"{_ROLLOUT}.checkpoint_engine": dict[str, Any],
     f"{_ROLLOUT}.log_prob_micro_batch_size_per_gpu": integer(1, 10**7) | None,
     f"{_ROLLOUT}.max_model_len": integer(1, 10**8) | None,
     f"{_ROLLOUT}.n": integer(1, 4096),
@@ -41,8 +46,22 @@ VERL_KEYS: dict[str, Any] = {
     "trainer.test_freq": integer(-1, 10**9),
     "trainer.total_training_steps": integer(1, 10**9),
     "trainer.use_v1": Literal[True],
+    "trainer.v1.separate_async.parameter_sync_step": integer(1, 10**6),
     "trainer.v1.trainer_mode": Literal["sync", "colocate_async", "separate_async"],
 }
+# Groups of verl's keys that the checks below read from.
+GROUPS = (
+    "algorithm",
+    "data",
+    "trainer",
+    "trainer.v1",
+    "actor_rollout_ref",
+    "actor_rollout_ref.model",
+    _ACTOR,
+    f"{_ACTOR}.policy_loss",
+    f"{_ACTOR}.checkpoint",
+    _ROLLOUT,
+)
 
 
 def check_config(config: DictConfig) -> None:
@@ -54,16 +73,24 @@ def check_config(config: DictConfig) -> None:
     Raises:
         ConfigError: with a line for each wrong value.
     """
+    lines = [f"{key} is null; allowed is a group of keys, as verl has it" for key in GROUPS if _is_missing(config, key)]
+    if lines:
+        raise ConfigError(*lines)
     lines = [*_wrong_values(config)]
     wrong = [line.split(" ", 1)[0] for line in lines]
     for find, keys in CROSS_CHECKS.items():
         if not any(_is_below(bad, key) for bad in wrong for key in keys):
             lines += find(config)
     for name, task in tasks_of(config).items():
-        if task.check is not None and not any(_is_below(bad, name) for bad in wrong):
+        keys = (name, *task.check_reads)
+        if task.check is not None and not any(_is_below(bad, key) for bad in wrong for key in keys):
             lines += load(task.check)(config)
     if lines:
         raise ConfigError(*dict.fromkeys(lines))
+
+
+def _is_missing(config: DictConfig, group: str) -> bool:
+    return not OmegaConf.is_dict(OmegaConf.select(config, group))
 
 
 def _is_below(key: str, group: str) -> bool:
@@ -71,7 +98,7 @@ def _is_below(key: str, group: str) -> bool:
 
 
 def _wrong_values(config: DictConfig) -> Iterator[str]:
-    """A line for each key whose value, looked at alone, is not allowed."""
+    """A line for each key whose value is not allowed whatever the others are."""
     top = {name: OmegaConf.select(config, name) for name in RunSettings.model_fields}
     yield from wrong_settings("", {name: _plain(value) for name, value in top.items()}, RunSettings)
     groups: dict[str, type[Settings]] = {"guard": GuardSettings}
@@ -87,7 +114,7 @@ def _wrong_values(config: DictConfig) -> Iterator[str]:
         if line is not None:
             yield line
     for key, makers in (("embedded_model", embedded_models()), ("embedded_data", embedded_data())):
-        if config[key] is not None and config[key] not in makers:
+        if isinstance(config[key], str) and config[key] not in makers:
             yield f"{key} is {config[key]!r}; allowed are {', '.join(makers)} or null"
     if uses_holder_loss(config) and config.get("holder") is None:
         yield "holder is missing; allowed with loss mode holder is a group of keys as in conf/algo/holder.yaml"

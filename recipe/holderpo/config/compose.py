@@ -54,6 +54,9 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
 
 def resolve(config: DictConfig) -> DictConfig:
     """The config with absolute paths and every interpolation resolved, so that all processes read the same values."""
+    for name in ("run", "algo_name", "model_name", "run_dir", "cache_dir"):
+        if isinstance(config[name], int | float):  # run=5 is a name
+            config[name] = str(config[name])
     config.run_dir = os.path.abspath(os.path.expanduser(config.run_dir))
     config.cache_dir = os.path.abspath(os.path.expanduser(config.cache_dir))
     OmegaConf.resolve(config)
@@ -63,7 +66,7 @@ def resolve(config: DictConfig) -> DictConfig:
 def set_environment(config: DictConfig) -> None:
     """Give `config.env` to this process, which reads VERL_PLATFORM when it imports verl, and to Ray's workers, which may
     belong to a cluster that is up already."""
-    env = {name: str(value) for name, value in config.env.items()}
+    env = {name: str(value) for name, value in (config.env or {}).items()}
     os.environ.update(env)
     with open_dict(config):
         OmegaConf.update(config, "ray_kwargs.ray_init.runtime_env.env_vars", env, force_add=True)

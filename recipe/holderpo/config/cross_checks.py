@@ -74,6 +74,14 @@ def guard(config: DictConfig) -> Iterator[str]:
             f"(keep_checkpoints - 1) x trainer.save_freq = {(keep - 1) * save_freq}: a checkpoint from before the collapse "
             "must still be there"
         )
+    watched = [
+        n for n in ("entropy_min", "entropy_max", "grad_norm_max", "log_ratio_max") if config.guard[n] is not None
+    ]
+    if watched and (config.trainer.get("critic_warmup") or 0) > 0:
+        yield (
+            f"trainer.critic_warmup is {config.trainer.critic_warmup}; allowed with guard.{watched[0]} is 0: there is no "
+            "such metric while only the critic is trained"
+        )
     if config.guard.log_ratio_max is not None and not uses_holder_loss(config):
         yield (
             f"guard.log_ratio_max is {config.guard.log_ratio_max!r}; allowed with loss mode "
@@ -110,7 +118,7 @@ def lengths(config: DictConfig) -> Iterator[str]:
     if rollout.max_model_len is not None and rollout.max_model_len < length:
         yield (
             f"actor_rollout_ref.rollout.max_model_len is {rollout.max_model_len}; allowed is null, or at least "
-            f"data.max_prompt_length + data.max_response_length = {length}: verl would cut the responses without a word"
+            f"data.max_prompt_length + data.max_response_length = {length}: verl would cut the responses silently"
         )
 
 
@@ -124,8 +132,15 @@ def batches(config: DictConfig) -> Iterator[str]:
             f"allowed are the divisors of data.train_batch_size={batch} (both count prompts)"
         )
         return
-    ranks = config.trainer.nnodes * config.trainer.n_gpus_per_node
-    ranks //= OmegaConf.select(actor, "ulysses_sequence_parallel_size") or 1
+    devices = config.trainer.nnodes * config.trainer.n_gpus_per_node
+    sequence_parallel = OmegaConf.select(actor, "ulysses_sequence_parallel_size") or 1
+    if devices % sequence_parallel:
+        yield (
+            f"actor_rollout_ref.actor.ulysses_sequence_parallel_size is {sequence_parallel}; allowed are the divisors of the "
+            f"{devices} devices of trainer.nnodes x n_gpus_per_node"
+        )
+        return
+    ranks = devices // sequence_parallel
     sizes = (
         ("actor.ppo_micro_batch_size_per_gpu", mini_batch, actor.use_dynamic_bsz),
         ("rollout.log_prob_micro_batch_size_per_gpu", batch, rollout.log_prob_use_dynamic_bsz),
@@ -212,6 +227,7 @@ _BATCH_KEYS = (
     "actor_rollout_ref.actor.ppo_mini_batch_size",
     "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu",
     "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu",
+    "actor_rollout_ref.actor.ulysses_sequence_parallel_size",
     "actor_rollout_ref.rollout.n",
     "trainer.nnodes",
     "trainer.n_gpus_per_node",
@@ -220,12 +236,16 @@ CROSS_CHECKS: dict[Callable[[DictConfig], Iterator[str]], tuple[str, ...]] = {
     no_secrets: (),
     holder_loss: (),
     guard: ("guard", "trainer.save_freq", "keep_checkpoints"),
-    checkpoints: ("trainer.resume_mode",),
+    checkpoints: ("trainer.resume_mode", "actor_rollout_ref.actor.checkpoint"),
     groups: ("actor_rollout_ref.rollout.n",),
     lengths: ("data.max_prompt_length", "data.max_response_length", "actor_rollout_ref.rollout.max_model_len"),
     batches: _BATCH_KEYS,
     deterministic: ("deterministic", "trainer.v1.trainer_mode"),
-    separate_async: ("trainer.v1.trainer_mode", *_BATCH_KEYS),
+    separate_async: (
+        "trainer.v1",
+        "actor_rollout_ref.rollout.checkpoint_engine",
+        *_BATCH_KEYS,
+    ),
     platform: ("trainer.device",),
-    files: ("embedded_model", "embedded_data"),
+    files: ("embedded_model", "embedded_data", "data.train_files", "data.val_files"),
 }

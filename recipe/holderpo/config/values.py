@@ -24,11 +24,6 @@ def number(low: float, high: float) -> Any:
     return Annotated[float, Field(ge=low, le=high, allow_inf_nan=False)]
 
 
-def positive(high: float) -> Any:
-    """A number above 0, at most high."""
-    return Annotated[float, Field(gt=0, le=high, allow_inf_nan=False)]
-
-
 def wrong_value(key: str, value: Any, kind: Any) -> str | None:
     """The line for a value that is not of the type `kind`; None for one that is."""
     try:
@@ -60,10 +55,12 @@ def _lines(group: str, found: Any, model: type[Settings]) -> list[str]:
 
 
 def _line(group: str, found: Any, model: type[Settings]) -> str:
+    if not found["loc"]:
+        return f"{group} is {found['input']!r}; allowed is a mapping of {', '.join(model.model_fields)}"
     name = str(found["loc"][0])
     key = f"{group}.{name}" if group else name
     if found["type"] == "extra_forbidden":
-        return f"{key} is no key; allowed are {', '.join(model.model_fields)}"
+        return f"{key} is not a key; allowed are {', '.join(model.model_fields)}"
     field = model.model_fields[name]
     words = allowed(field.annotation, *field.metadata)
     if found["type"] == "missing":
@@ -90,8 +87,8 @@ def _words(kind: Any) -> tuple[str, bool]:
     if kind is bool:
         return "true or false", False
     if origin is list:
-        return f"a list, each of it {_words(arguments[0])[0]}", False
-    names = {int: "a whole number", float: "a number", str: "a text", NoneType: "null"}
+        return f"a list of: {_words(arguments[0])[0]}", False
+    names = {int: "a whole number", float: "a number", str: "a string", NoneType: "null"}
     if kind in names:
         return names[kind], False
     return {dict: "a mapping"}.get(origin or kind, "another type"), False

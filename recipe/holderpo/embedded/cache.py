@@ -30,8 +30,8 @@ def cached_folder(folder: Path, settings: Mapping[str, Any], build: Callable[[Pa
         with atomic.new_folder(folder, replace=folder.exists()) as new:
             build(new)
             (new / SETTINGS_FILE).write_text(wanted)
-    except FileExistsError:
-        if _built_with(folder) != wanted:  # else another process was faster, with the same result
+    except OSError:  # another process was faster, or is replacing the folder at the same time
+        if _built_with(folder) != wanted:
             raise
     return folder
 

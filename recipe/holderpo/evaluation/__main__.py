@@ -36,6 +36,8 @@ FREE = ("chunk", "engine", "grading", "out_dir", "k")
 
 def complete(config: DictConfig) -> None:
     """Fill in what follows from the model: the run's name, and the template that a checkpoint was trained with."""
+    if isinstance(config.run, int | float):
+        config.run = str(config.run)  # run=5 is a name
     if config.run is None:
         config.run = re.sub(r"[^\w.-]+", "-", str(config.model).strip("/."))
     if config.template is None:

@@ -30,18 +30,27 @@ class CollapseDetector:
         self.limits = limits
         self.since: int | None = None
 
-    def step(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Look at a finished step.
+    def count(self, step: int, metrics: Mapping[str, float]) -> list[str]:
+        """Count a finished step, once however often this is called for it.
 
-        Raises:
-            Collapsed: it is the last of `limits.steps` in a row.
+        Returns:
+            What is beyond its limit, in words.
         """
         found = exceeded(self.limits, metrics)
         if not found:
             self.since = None
-            return
-        self.since = step if self.since is None else self.since
-        if step - self.since + 1 >= self.limits.steps:
+        elif self.since is None:
+            self.since = step
+        return found
+
+    def step(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Count a finished step.
+
+        Raises:
+            Collapsed: it is the last of `limits.steps` in a row.
+        """
+        found = self.count(step, metrics)
+        if self.since is not None and step - self.since + 1 >= self.limits.steps:
             raise Collapsed(f"{'; '.join(found)}, and something was in every step since {self.since}", self.since)
 
     def state_dict(self) -> dict[str, Any]:

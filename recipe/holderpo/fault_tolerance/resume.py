@@ -29,7 +29,6 @@ FREE_KEYS = {
     "names and folders of the run": (
         "run",
         "run_dir",
-        "cache_dir",
         "trainer.experiment_name",
         "trainer.project_name",
         "trainer.default_local_dir",
@@ -43,6 +42,7 @@ FREE_KEYS = {
         "global_profiler",
         "*.profiler",
         "*.trace",
+        "*.prometheus",
     ),
     "resuming and checkpoints": (
         "restarts",
@@ -54,7 +54,6 @@ FREE_KEYS = {
         "trainer.resume_from_path",
         "trainer.save_freq",
         "trainer.esi_redundant_time",
-        "*.checkpoint.load_contents",
     ),
     "limits of a healthy run": ("guard",),
     "validation": (
@@ -83,6 +82,15 @@ FREE_KEYS = {
         "*.enable_gradient_checkpointing",
         "*.enable_activation_offload",
         "*.use_torch_compile",
+        "*.offload_policy",
+        "*.reshard_after_forward",
+        "*.forward_prefetch",
+        "*.use_no_sync_for_gradient_accumulation",
+        "*.entropy_from_logits_with_chunking",
+        "*.entropy_from_logits_chunk_size",
+        "*.entropy_checkpointing",
+        "*.tiled_mlp",
+        "*.use_shm",
         "*.nccl_timeout",
         "actor_rollout_ref.rollout.gpu_memory_utilization",
         "actor_rollout_ref.rollout.tensor_model_parallel_size",
@@ -97,8 +105,20 @@ FREE_KEYS = {
         "actor_rollout_ref.rollout.nnodes",
         "actor_rollout_ref.rollout.n_gpus_per_node",
         "reward.num_workers",
-        "reward.reward_model.nnodes",  # verl writes the trainer's numbers here
+        "actor_rollout_ref.rollout.agent.agent_loop_config_path",
+        "actor_rollout_ref.rollout.enable_chunked_prefill",
+        "actor_rollout_ref.rollout.enable_prefix_caching",
+        "actor_rollout_ref.rollout.cudagraph_capture_sizes",
+        "actor_rollout_ref.rollout.disable_log_stats",
+        "actor_rollout_ref.rollout.layered_summon",
+        "actor_rollout_ref.rollout.multi_stage_wake_up",
+        "actor_rollout_ref.rollout.engine_kwargs.vllm.kv_cache_memory_bytes",
+        "reward.custom_reward_function.reward_kwargs.workers",
+        "reward.custom_reward_function.reward_kwargs.memory_mb",
+        "reward.reward_model.nnodes",
         "reward.reward_model.n_gpus_per_node",
+        "data.filter_overlong_prompts_workers",
+        "trainer.ray_wait_register_center_timeout",
     ),
 }
 
@@ -188,9 +208,9 @@ def is_free(key: str, patterns: list[str]) -> bool:
 
 
 def _changed_keys(config: DictConfig, saved: Any) -> Iterator[str]:
-    patterns = free_keys()
+    patterns = [*free_keys(), *config.resume_changes]
     for key, value, began in differences(_plain(config), _plain(saved)):
-        if not is_free(key, patterns) and key not in config.resume_changes:
+        if not is_free(key, patterns):
             yield (
                 f"{key} is {value!r}; allowed is the value that run {config.run} began with, {began!r}; or give it another "
                 f"name: run=... (or resume_changes=[{key}])"
@@ -217,15 +237,21 @@ def _changed_length(config: DictConfig, began: int | None) -> Iterator[str]:
         if settings.schedule != "constant" and settings.steps is None:
             yield (
                 f"{key} is {total}; allowed is {began}, with which run {config.run} began: the schedule of p spans the whole "
-                f"run (holder.steps={began} from the start leaves it free)"
+                f"run (holder.steps={began} from the start leaves it free; or resume_changes=[{key}])"
             )
             return
-    optimizer = config.actor_rollout_ref.actor.optim
-    if optimizer.get("lr_scheduler_type", "constant") != "constant":
+    if _rate_depends_on_length(config.actor_rollout_ref.actor.optim):
         yield (
-            f"{key} is {total}; allowed is {began}, with which run {config.run} began: the learning rate falls over the "
+            f"{key} is {total}; allowed is {began}, with which run {config.run} began: the learning rate depends on the "
             f"whole run (or resume_changes=[{key}])"
         )
+
+
+def _rate_depends_on_length(optimizer: Any) -> bool:
+    """Whether verl computes the learning rate, or its warm-up, from the number of steps of the run."""
+    scheduler = optimizer.get("warmup_style") or optimizer.get("lr_scheduler_type") or "constant"
+    warmup = (optimizer.get("lr_warmup_steps") or -1) <= 0 and (optimizer.get("lr_warmup_steps_ratio") or 0) > 0
+    return bool(scheduler != "constant" or warmup)
 
 
 def _plain(config: Any) -> Any:

@@ -26,6 +26,7 @@ class Task:
         models: values of `embedded_model` -> function(cache_dir) -> folder of the model, made unless it is there.
         settings: the `Settings` class of the config group that is named as the task.
         check: function(config) -> lines, one for each value of the task's that does not fit another one.
+        check_reads: keys of other groups that `check` reads; it is called only where these are right by themselves.
         free_keys: keys of that group that may change when a run is resumed, patterns as in `fault_tolerance.resume`.
         advantages: names of advantage estimators -> functions in the form of verl's.
     """
@@ -34,6 +35,7 @@ class Task:
     models: Mapping[str, str] = field(default_factory=dict)
     settings: str | None = None
     check: str | None = None
+    check_reads: tuple[str, ...] = ()
     free_keys: tuple[str, ...] = ()
     advantages: Mapping[str, str] = field(default_factory=dict)
 

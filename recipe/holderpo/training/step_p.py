@@ -19,7 +19,7 @@ class StepP:
         self.p: float | None = None
 
     def at(self, step: int) -> float:
-        """p of the step in progress, counted from 1."""
+        """p of training step `step`, counted from 1."""
         if step != self.step or self.p is None:
             self.step, self.p = step, self.rule.next_p(step)
         return self.p

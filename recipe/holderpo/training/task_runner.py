@@ -60,6 +60,9 @@ def start_ray(config: DictConfig) -> None:
             "VLLM_BATCH_INVARIANT": "1",
             "PYTHONHASHSEED": str(rollout.seed),
         }
+    loggers = config.trainer.get("logger") or []
+    if "rl_insight" in ([loggers] if isinstance(loggers, str) else loggers):
+        os.environ["VERL_RL_INSIGHT_ENABLE"] = "1"
     settings = config.ray_kwargs.get("ray_init", {})
     default_env = get_ppo_ray_runtime_env(config)
     if config.transfer_queue.enable:

@@ -48,7 +48,7 @@ AFTER_ERROR_SECONDS, AFTER_STEP_SECONDS = 60.0, 1.0
 
 
 class HolderTrainerMixin(PPOTrainer):
-    """Over one of verl's trainers. With a baseline's loss it changes nothing but polling and what is recorded."""
+    """Over one of verl's trainers. With a baseline's loss the updates are verl's own."""
 
     worker_cls: type = HolderActorRolloutRefWorker
 
@@ -88,7 +88,8 @@ class HolderTrainerMixin(PPOTrainer):
         if self.global_steps:
             state = read_manifest(Path(self.config.trainer.resume_from_path))["state"]
             for name, part in self.parts.items():
-                part.load_state_dict(state[name])
+                if name in state:  # p has none where `resume_changes` has made a baseline's run one of ours
+                    part.load_state_dict(state[name])
             if self.record.lacks_line and not self._validation_due():
                 self.record.write_held_line()
 
@@ -100,7 +101,7 @@ class HolderTrainerMixin(PPOTrainer):
 
     def fit(self, agent_loop_manager: Any) -> None:
         if self.record.resumed_at and not self.config.trainer.val_only:
-            # A validation that the restored step lacks is made up for; one that it has had is not repeated.
+            # A validation that the restored step lacks is run now; one that it has had is not repeated.
             self.config.trainer.val_before_train = self.record.lacks_line
         with liveness_checks(lambda: processes_of(self)):
             try:
@@ -118,6 +119,8 @@ class HolderTrainerMixin(PPOTrainer):
             super().on_init_end()
 
     def step(self, metrics: dict[str, Any], timing_raw: dict[str, float]) -> KVBatchMeta:
+        if self.p is not None:
+            self.p.at(self.global_steps)  # asked in every step, also while only a critic is trained
         batch = super().step(metrics, timing_raw)
         check_alive(processes_of(self), AFTER_STEP_SECONDS)  # verl continues with fewer samples than it asked for
         if self.p is not None:
@@ -166,9 +169,9 @@ class HolderTrainerMixin(PPOTrainer):
     def _save_checkpoint(self) -> None:
         """A save that fails is undone and logged; the last good checkpoint stays, and the run continues, unless nothing would
         follow that could make up for it."""
-        root = Path(self.config.trainer.default_local_dir)
+        root, manifest = Path(self.config.trainer.default_local_dir), self._manifest()
         try:
-            save_checkpoint(step_folder(root, self.global_steps), self._write_files, self._manifest())
+            save_checkpoint(step_folder(root, self.global_steps), self._write_files, manifest)
         except (OSError, RuntimeError) as error:  # torch.save raises the latter for a full disk
             if self.global_steps >= self.total_training_steps or stop_requested(self.config.run_dir):
                 raise
@@ -198,7 +201,9 @@ class HolderTrainerMixin(PPOTrainer):
         metrics, timing = dict(metrics), {**self.timing_raw, "step": sum(self.timing_raw.values())}
         epoch = (self.global_steps - 1) // self.steps_per_epoch
         super()._compute_metrics(batch, metrics, timing, self.global_steps, epoch)
-        self.record.hold(metrics | further_metrics(batch, metrics))
+        metrics |= further_metrics(batch, metrics)
+        self.record.hold(metrics)
+        self.collapse.count(self.global_steps, metrics)  # the step is counted before its checkpoint has the count
         return {
             "step": self.global_steps,
             "saved_at": time.time(),

@@ -9,6 +9,7 @@ TASK = Task(
     models={"alfworld_warm": f"{_HERE}.warm_start:ensure_warm_start"},
     settings=f"{_HERE}.settings:AlfworldSettings",
     check=f"{_HERE}.settings:check",
+    check_reads=("data.max_response_length", "algorithm.adv_estimator", "embedded_model"),
     # How episodes are played in parallel and where they are written does not change what they are.
     free_keys=("alfworld.workers", "alfworld.episodes_per_worker", "alfworld.step_timeout", "alfworld.transcripts"),
     advantages={"step_grpo": f"{_HERE}.advantage:step_grpo"},
