@@ -1,4 +1,4 @@
-"""Diagnostics of a row's token weights W(p), from numbers that the Hölder mean already has: no exp or log a token.
+"""Diagnostics of a row's token weights W(p), from numbers that the Hölder mean already has: no exp or log per token.
 
 All hold for p = 0 and p = ±inf too. A row without a token has a value, but should be left out of means.
 """

@@ -6,7 +6,7 @@ For the log-ratios d_t of one response's n tokens,
     d log rho_p / d d_t = W_t = softmax(p d)_t              (Eq. 3; p = 0 gives 1/n)
 
 Neither the power sum nor its logarithm is ever formed as written: the first overflows, the second cancels near p = 0.
-For any reference c and offset b (both one number a row) the identity
+For any reference c and offset b (both one number per row) the identity
 
     z_t = p (d_t - c) + b,   s = mean_t expm1(z_t)
     log rho_p = c + (log1p(s) - b) / p,   W_t = (expm1(z_t) + 1) / (n (1 + s))
@@ -14,7 +14,7 @@ For any reference c and offset b (both one number a row) the identity
 is exact. With c the row's mean and b = 0 the mean s is of the order of p^2, and nothing cancels as p passes through 0.
 Where p (d - mean) would exceed 10, c is the row's extreme log-ratio and b = 10: every z_t <= 10, so nothing overflows;
 1 + s >= exp(10) / n, so log1p keeps its digits; tokens near the extreme, which carry the weight, keep d_t - c exact.
-The choice is a `torch.where` on (B,) tensors: no data-dependent branch, no host sync, one transcendental a token.
+The choice is a `torch.where` on (B,) tensors: no data-dependent branch, no host sync, one transcendental per token.
 """
 
 import math

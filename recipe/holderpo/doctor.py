@@ -26,7 +26,7 @@ MIN_DISK_GB, MIN_SHM_GB = 20, 1
 
 @dataclass(frozen=True)
 class Finding:
-    """One check: what was looked at, what was found, and, if that is not enough, how to fix it."""
+    """One check: what was checked, what was found, and, if that is not enough, how to fix it."""
 
     name: str
     found: str

@@ -64,7 +64,7 @@ def check_inputs(config: DictConfig) -> None:
     """The files that the config names, once they are there."""
     from recipe.holderpo.config.inputs import check_data, check_model
 
-    if OmegaConf.select(config, "data.custom_cls.path") is None:  # a data set class of yours reads what it likes
+    if OmegaConf.select(config, "data.custom_cls.path") is None:  # your own data set class may read anything
         check_data(config)
         check_model(config)
 

@@ -86,7 +86,8 @@ def looked(
     folder = tmp_path_factory.mktemp("math")
     base_model, data = learnt_model(folder / "model"), problem_files(folder)
     run = new_run(
-        *small_overrides, "task=math", "template=model", "deterministic=true", "trainer.total_training_steps=1000", "holder.steps=2",
+        *small_overrides, "task=math", "template=model", "deterministic=true",
+        "trainer.total_training_steps=1000", "holder.steps=2",
         f"trainer.save_freq={SAVED_STEP}", f"trainer.test_freq={SAVED_STEP}", "logger=wandb",
         f"data.train_files={data}/train.parquet", f"data.val_files=[{data}/eval_held.parquet]",
         f"data.max_response_length={RESPONSE_TOKENS}", "data.max_prompt_length=48",

@@ -1,4 +1,4 @@
-"""Data files and model folders, looked into before Ray starts: what verl would find a minute later, in a worker, or never."""
+"""Data files and model folders, checked before Ray starts: what verl would find a minute later, in a worker, or never."""
 
 import json
 import os
@@ -141,7 +141,7 @@ def _check_files(key: str, path: str, trusted: bool) -> None:
     for name in ("config.json", "tokenizer_config.json"):
         try:
             own_code = json.loads(Path(str(cached_file(path, name))).read_text(encoding="utf-8")).get("auto_map")
-        except OSError as error:  # transformers' word for a file that is not there
+        except OSError as error:  # what transformers raises for a missing file
             raise ConfigError(
                 f"{key} is {path!r}, which has no {name}; allowed is a model with its tokenizer: {_one_line(error)}"
             ) from None

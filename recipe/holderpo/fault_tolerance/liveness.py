@@ -1,4 +1,4 @@
-"""Notices that a process which training depends on is gone, where verl would wait for it for ever, or continue with fewer
+"""Notices that a process which training depends on has died, where verl would wait for it forever, or continue with fewer
 samples."""
 
 import threading

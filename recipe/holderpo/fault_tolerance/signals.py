@@ -2,7 +2,7 @@
 
 SIGTERM is what Slurm and Kubernetes send some time before they kill: the run saves and exits with a status of its own. The
 signal reaches the driver; the trainer is an actor on any node, so the request travels as a file in the run's folder, which
-is on a disk that all nodes share. The trainer looks for it once a step.
+is on a disk that all nodes share. The trainer looks for it once per step.
 SIGINT is Ctrl-C: the run ends without saving. SIGUSR1 is sent by a thread to its own process, to end whatever the main
 thread waits for.
 """

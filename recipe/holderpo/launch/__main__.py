@@ -103,7 +103,7 @@ def join(node: Node, overrides: Sequence[str]) -> int:
             time.sleep(cluster.POLL_SECONDS)
         cluster.ensure_token(environment, make=False)
         cluster.wait_for_head(node)
-        # Slurm tells all nodes at once: this one's part of the model is still to be saved, and ends with the head's cluster.
+        # Slurm signals all nodes at once: this one's part of the model is still to be saved, and ends with the head's cluster.
         report_sigterm("SIGTERM: waiting for the head")
         ray_start = held.enter_context(cluster.ray_node(node, resources(config), environment, folder))
         print(f"joining {node.head}:{node.port} ...", flush=True)
@@ -122,7 +122,7 @@ def checked(overrides: Sequence[str]) -> DictConfig:
 
 
 def resources(config: DictConfig) -> list[str]:
-    """What `ray start` is told that this node has; where there are real GPUs, Ray counts them itself."""
+    """The resources of this node, as arguments of `ray start`; where there are real GPUs, Ray counts them itself."""
     if config.trainer.device != "cpu":
         return []
     return [f"--num-gpus={config.trainer.n_gpus_per_node}", f"--num-cpus={config.ray_kwargs.ray_init.num_cpus}"]

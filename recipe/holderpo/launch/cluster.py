@@ -102,7 +102,7 @@ def ray_node(
 
 
 def stop(process: "subprocess.Popen[str]") -> None:
-    """End a process and all below it: first politely, then not."""
+    """End a process and all below it: by SIGTERM, and after STOP_SECONDS by SIGKILL."""
     try:
         family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     except psutil.NoSuchProcess:

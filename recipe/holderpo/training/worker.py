@@ -44,7 +44,7 @@ def loss_with_step_p(
 def split_metrics(metrics: dict[str, Any]) -> dict[str, Any]:
     """Turn one micro-batch's `holder/*` values into metrics that verl reduces exactly (sum, max or min).
 
-    A mean becomes its sum; the counts that it is to be divided by travel beside it.
+    A mean becomes its sum; the counts that it is to be divided by are sent with it.
     """
     values = {name: _value(metrics[METRIC_PREFIX + name]) for name in REDUCTION}
     count = {"sequence_mean": values["sequences"], "token_mean": values["tokens"]}

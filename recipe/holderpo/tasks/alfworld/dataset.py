@@ -1,4 +1,4 @@
-"""Games as the parquet files that verl reads: one row a game."""
+"""Games as the parquet files that verl reads: one row per game."""
 
 import hashlib
 import os

@@ -2,7 +2,7 @@
 
 The plain one parses the grammar anew for every game and for every admissible command of every step, and translates the
 planning problem at every reset. Here a game is prepared once (`prepare`) and shared by all its episodes, and a ground
-action's command, which depends on constant facts alone, is derived once a game. `benchmarks/environments.py` compares them.
+action's command, which depends on constant facts alone, is derived once per game. `benchmarks/environments.py` compares them.
 """
 
 import copy
