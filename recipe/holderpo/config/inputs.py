@@ -180,9 +180,8 @@ def _check_template(config: DictConfig, tokenizer: Any, template: str, path: Pat
                 raise ConfigError(
                     f"the chat template of {config.actor_rollout_ref.model.path} leaves out what row {row} of {path} says"
                 )
-            if not tokenizer.encode(
-                said, add_special_tokens=False
-            ):  # without its file it encodes everything to nothing
+            # A tokenizer without its vocabulary encodes every text to nothing.
+            if not tokenizer.encode(said, add_special_tokens=False):
                 raise ConfigError(
                     f"actor_rollout_ref.model.path is {config.actor_rollout_ref.model.path!r}, whose tokenizer knows nothing "
                     f"of row {row} of {path}; allowed is a model with its tokenizer"

@@ -48,7 +48,7 @@ def one_driver_per_run(run: str, run_dir: Path) -> Iterator[None]:
 def temporary_folder(run_dir: Path, node: int = 0) -> Iterator[Path]:
     """A folder that only this user can read; from here on the TMPDIR and RAY_TMPDIR of this process and all that it starts.
 
-    It is deleted at the end, but kept after an error, whose reason may be in Ray's logs; the run's next start deletes it then.
+    It is deleted at the end, but kept after an error, whose reason may be in Ray's logs; the run's next start deletes it.
     Its name is short, since the path of a socket must not be longer than 107 bytes: it is in RAY_TMPDIR, else in /tmp.
     """
     base, name = (

@@ -103,7 +103,7 @@ def join(node: Node, overrides: Sequence[str]) -> int:
             time.sleep(cluster.POLL_SECONDS)
         cluster.ensure_token(environment, make=False)
         cluster.wait_for_head(node)
-        # Slurm signals all nodes at once: this one's part of the model is still to be saved, and ends with the head's cluster.
+        # Slurm signals all nodes at once. This one's part of the model is still to be saved; it ends with the head's cluster.
         report_sigterm("SIGTERM: waiting for the head")
         ray_start = held.enter_context(cluster.ray_node(node, resources(config), environment, folder))
         print(f"joining {node.head}:{node.port} ...", flush=True)
