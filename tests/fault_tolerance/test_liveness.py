@@ -18,6 +18,8 @@ from recipe.holderpo.fault_tolerance.liveness import check_alive, liveness_check
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
+FOR_EVER = 3600.0  # seconds: longer than any test may take
+
 
 @ray.remote(num_cpus=0)
 class Worker:
@@ -45,24 +47,22 @@ def kill(worker: ActorHandle) -> None:
 
 
 async def in_a_coroutine(worker: ActorHandle) -> None:
-    ray.get(worker.work.remote(60))  # as verl does
+    ray.get(worker.work.remote(FOR_EVER))  # as verl does
 
 
 WAITS: dict[str, Callable[[ActorHandle], object]] = {
-    "a call": lambda worker: ray.get(worker.work.remote(60)),
+    "a call": lambda worker: ray.get(worker.work.remote(FOR_EVER)),
     "a call in a coroutine": lambda worker: asyncio.run(in_a_coroutine(worker)),
-    "a lock": lambda _: threading.Event().wait(60),
-    "time": lambda _: time.sleep(60),
+    "a lock": lambda _: threading.Event().wait(FOR_EVER),
+    "time": lambda _: time.sleep(FOR_EVER),
 }
 
 
 @pytest.mark.parametrize("waiting_for", WAITS)
 def test_a_lost_process_ends_every_kind_of_waiting(workers: list[ActorHandle], waiting_for: str) -> None:
     kill(workers[1])
-    begun = time.monotonic()
     with pytest.raises(ActorDiedError) as error, liveness_checks(lambda: workers[:2], every=0.1):
         WAITS[waiting_for](workers[2])
-    assert time.monotonic() - begun < 30
     assert isinstance(error.value.__cause__, KeyboardInterrupt)
 
 
@@ -70,7 +70,7 @@ def test_one_that_waits_for_the_lost_one_does_not_hide_it(workers: list[ActorHan
     """All have answered before; then one is busy without end, and another dies."""
     with pytest.raises(ActorDiedError), liveness_checks(lambda: workers, every=0.1):
         time.sleep(2)
-        waiting = workers[0].work.remote(60)
+        waiting = workers[0].work.remote(FOR_EVER)
         time.sleep(1)
         kill(workers[1])
         ray.get(waiting)
@@ -83,8 +83,8 @@ def test_an_interrupt_that_was_swallowed_comes_again(
     kill(workers[1])
     with pytest.raises(ActorDiedError), liveness_checks(lambda: workers, every=0.1):
         with pytest.raises(KeyboardInterrupt):
-            time.sleep(60)
-        time.sleep(60)
+            time.sleep(FOR_EVER)
+        time.sleep(FOR_EVER)
 
 
 def test_a_dead_engine_is_a_loss_of_its_server(workers: list[ActorHandle]) -> None:
@@ -95,13 +95,11 @@ def test_a_dead_engine_is_a_loss_of_its_server(workers: list[ActorHandle]) -> No
 
 
 def test_a_busy_one_is_not_lost(workers: list[ActorHandle]) -> None:
-    busy = workers[0].work.remote(3)
+    workers[0].work.remote(FOR_EVER)
     with liveness_checks(lambda: workers, every=0.1):
         time.sleep(2)
-    begun = time.monotonic()
     check_alive(workers, seconds=0.2)
-    assert time.monotonic() - begun < 1
-    ray.get(busy)
+    ray.kill(workers[0])
 
 
 def test_after_it_nothing_is_interrupted(workers: list[ActorHandle]) -> None:

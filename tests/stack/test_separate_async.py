@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from fault_injection.watched_run import Run
 
+from recipe.holderpo.fault_tolerance.signals import ExitStatus
+
 pytestmark = pytest.mark.stack
 
 SEPARATE = (
@@ -19,14 +21,24 @@ SEPARATE = (
 )
 
 
-def test_separate_async_trains_with_one_p_per_step(new_run: Callable[..., Run], small_overrides: list[str]) -> None:
-    """Two updates per step, each with the step's p; weights go to the server apart, and come back in its samples."""
-    run = new_run(*small_overrides, *SEPARATE, "trainer.total_training_steps=3")
+def test_separate_async_trains_with_one_p_per_step_until_it_collapses(
+    new_run: Callable[..., Run], small_overrides: list[str]
+) -> None:
+    """Two updates per step, each with the step's p; weights go to the server apart, and come back in its samples. The third
+    step in a row beyond a limit ends the run with a status of its own."""
+    run = new_run(
+        *small_overrides, *SEPARATE, "trainer.total_training_steps=1000", "holder.steps=3", "logger=tensorboard",
+        "guard.grad_norm_max=1e-9", "guard.steps=3",
+    )  # fmt: skip
     run.start({"PYTHONPATH": str(Path(__file__).parent)})
-    assert run.wait() == 0, run.said[-5000:]
+    assert run.wait() == ExitStatus.GUARD, run.said[-5000:]
     records = run.records()
     assert [record["holder/p"] for record in records] == [2.0, 0.0, -2.0]
     assert all(record["actor/grad_norm"] > 0 for record in records)
     # The server began with random weights: without the transfer its probabilities would be of another model.
     assert all(record["training/rollout_probs_diff_max"] < 1e-3 for record in records)
     assert max(record["training/off_policy/trajectory_staleness/max"] for record in records) <= 2
+    (error,) = (line for line in run.said.splitlines() if line.startswith("error: "))
+    assert "gradient norm is" in error and "in every step since 1" in error
+    assert list(run.run_dir.glob("tensorboard/events.*"))
+    assert run.left_over() == []
