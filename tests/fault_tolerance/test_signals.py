@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from recipe.holderpo.fault_tolerance.signals import StopRequest, stop_requested
+from recipe.holderpo.fault_tolerance.signals import StopRequest, interrupt_on_sigint, stop_requested
 
 
 def test_sigterm_asks_and_leaves_nothing(tmp_path: Path) -> None:
@@ -25,9 +25,14 @@ def test_sigterm_asks_and_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_after_the_grace_it_is_an_interrupt(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), StopRequest(tmp_path, grace_s=0.2):
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(10)
+    before = signal.getsignal(signal.SIGINT)
+    interrupt_on_sigint()  # as the command does: the jobs that a shell starts in the background ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt), StopRequest(tmp_path, grace_s=0.2):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(3600)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert not stop_requested(tmp_path)
 
 

@@ -1,12 +1,14 @@
 """What the head says of nodes that are missing, or have too few GPUs, on a real Ray with one node of one GPU."""
 
+import signal
 from collections.abc import Iterator
 
 import pytest
 import ray
 
 from recipe.holderpo.config.errors import ConfigError
-from recipe.holderpo.launch.cluster import wait_for_nodes
+from recipe.holderpo.fault_tolerance.signals import ExitStatus
+from recipe.holderpo.launch.cluster import attach, wait_for_nodes
 from recipe.holderpo.launch.settings import Node
 
 
@@ -31,3 +33,37 @@ def test_a_node_with_too_few_gpus_is_named_at_once() -> None:
         ConfigError, match=r"trainer\.n_gpus_per_node is 2; node .* has 1: every node must have as many"
     ):
         wait_for_nodes(Node(nodes=2, wait_s=10**6), gpus=2)
+
+
+class Starting:
+    """`ray.init` of a head that takes its time: it fails so many times, and leaves a handler of its own for SIGTERM."""
+
+    def __init__(self, failures: int):
+        self.left = failures
+
+    def init(self, **_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        self.left -= 1
+        if self.left >= 0:
+            raise ConnectionError("Failed to connect\nto Ray cluster")
+
+
+@pytest.mark.parametrize("failures", [0, 3])
+def test_a_head_that_is_slow_to_start_is_asked_again(failures: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    starting, before = Starting(failures), signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(ray, "init", starting.init)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr("recipe.holderpo.launch.cluster.POLL_SECONDS", 0.0)
+    try:
+        attach(Node(nodes=2, address="127.0.0.2", wait_s=10**6))
+        assert starting.left == -1
+        handler = signal.getsignal(signal.SIGTERM)
+        assert callable(handler)
+        with pytest.raises(SystemExit) as ended:
+            handler(signal.SIGTERM, None)
+        assert ended.value.code == ExitStatus.STOPPED
+        with pytest.raises(ConfigError, match=r"cannot be used after 0 s: Failed to connect to Ray cluster"):
+            starting.left = 10**6
+            attach(Node(nodes=2, address="127.0.0.2", wait_s=0.0))
+    finally:
+        signal.signal(signal.SIGTERM, before)

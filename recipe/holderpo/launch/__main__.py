@@ -131,8 +131,7 @@ def resources(config: DictConfig) -> list[str]:
 def wait_for_all(node: Node, gpus: int) -> None:
     import ray
 
-    ray.init(address=f"{node.address}:{node.port}", log_to_driver=False, logging_level="ERROR")
-    exit_on_sigterm()  # `ray.init` has replaced the handler
+    cluster.attach(node)
     try:
         cluster.wait_for_nodes(node, gpus)
     finally:

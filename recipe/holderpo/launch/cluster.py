@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 
 from recipe.holderpo.config.errors import ConfigError
+from recipe.holderpo.fault_tolerance.signals import exit_on_sigterm
 from recipe.holderpo.launch.settings import Node
 
 POLL_SECONDS = 0.5
@@ -137,6 +138,31 @@ def wait_for_head(node: Node, ray_start: "subprocess.Popen[str] | None" = None) 
             if time.monotonic() > deadline:
                 raise ConfigError(
                     f"HEAD_ADDR is {node.head}: nothing answers on port {node.port} after {node.wait_s:.0f} s ({error})"
+                ) from None
+            time.sleep(POLL_SECONDS)
+
+
+def attach(node: Node) -> None:
+    """`ray.init` to the head's cluster, whose port answers some time before Ray knows its first node. SIGTERM ends this
+    process before and after it.
+
+    Raises ConfigError after `node.wait_s`."""
+    import ray
+    from ray.exceptions import RayError
+
+    deadline = time.monotonic() + node.wait_s
+    while True:
+        try:
+            ray.init(address=f"{node.address}:{node.port}", log_to_driver=False, logging_level="ERROR")
+            exit_on_sigterm()  # `ray.init` has replaced the handler
+            return
+        except (ConnectionError, RuntimeError, RayError) as error:  # which of them depends on how far Ray is
+            ray.shutdown()
+            exit_on_sigterm()
+            if time.monotonic() > deadline:
+                raise ConfigError(
+                    f"Ray's head on {node.address}:{node.port} cannot be used after {node.wait_s:.0f} s: "
+                    f"{' '.join(str(error).split())}"
                 ) from None
             time.sleep(POLL_SECONDS)
 
