@@ -31,8 +31,8 @@ def herfindahl(weights: Tensor) -> Tensor:
     return norm.square()
 
 
-def effective_sample_size(weights: Tensor, count: Tensor) -> Tensor:
+def effective_sample_size(concentration: Tensor, count: Tensor) -> Tensor:
     """1 / (n HHI(p)): the share of the tokens that effectively carry the gradient.
 
-    weights (B, T), count (B,) tokens >= 1. Returns (B,) in (0, 1]; a row without a token gives 1."""
-    return (count * herfindahl(weights)).reciprocal_().clamp_(max=1)
+    concentration (B,) from `herfindahl`, count (B,) tokens >= 1. Returns (B,) in (0, 1]; a row without a token gives 1."""
+    return (count * concentration).reciprocal_().clamp_(max=1)

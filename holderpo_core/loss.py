@@ -1,13 +1,14 @@
 """The HölderPO policy loss: Hölder aggregation of token ratios with four ways of clipping (arXiv 2605.12058)."""
 
 import math
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
 
-from holderpo_core.diagnostics import effective_sample_size, normalized_entropy, weight_entropy
+from holderpo_core.diagnostics import effective_sample_size, herfindahl, normalized_entropy, weight_entropy
 from holderpo_core.mean import (
+    LARGEST_P,
     MaskedRows,
     check_p,
     compute_dtype,
@@ -35,7 +36,7 @@ def holder_policy_loss(
     old_log_prob: Tensor,
     advantages: Tensor,
     response_mask: Tensor,
-    p: float,
+    p: float | Tensor,
     *,
     clip_level: ClipLevel = "sequence",
     clip_ratio_low: float = 0.2,
@@ -68,7 +69,7 @@ def holder_policy_loss(
         old_log_prob: (B, T) log pi_old, nats; a constant.
         advantages: (B,), or (B, T) with one value over a response's unmasked tokens, as GRPO's are.
         response_mask: (B, T) bool or 0/1: the response tokens. Other positions of every argument may hold anything.
-        p: order of the Hölder mean, see `log_holder_mean`.
+        p: order of the Hölder mean, see `log_holder_mean`: a number, or a tensor (B,) with one for each response; a constant.
         clip_level: "sequence", "token", "none" or "both".
         clip_ratio_low, clip_ratio_high: epsilon of the lower bound, in [0, 1), and of the upper bound, >= 0 and finite.
         rollout_is_weights: None, (B,), or (B, T) with one value over a response's unmasked tokens: rollout-correction
@@ -83,42 +84,59 @@ def holder_policy_loss(
         - rho_mean, rho_min, rho_max (ratio): the aggregated ratio before the sequence clip, after a token clip.
         - clip_fraction (0 to 1), mean over sequences: whether the sequence clip binds ("sequence", "both"), the share
           of the sequence's tokens that the clip moves ("token"), 0 ("none").
+        - sequence_clip_fraction, token_clip_fraction (0 to 1), means over sequences, whatever `clip_level` is: whether the
+          sequence clip binds or would bind on rho, and the share of the sequence's tokens beyond the token clip's bounds,
+          both on the side that PPO clips.
         - log_ratio_max, log_ratio_min (nats): extremes of d over tokens before any clip, the envelopes of Fig. 2.
+        - log_ratio_std (nats), mean over sequences: spread of d within the response before any clip,
+          sqrt(mean (d - mean d)^2). p matters where |p| times it is some tenths.
         - weight_entropy (0 to 1), mean over sequences: entropy of W(p) over log n (Thm 1); 1 for a single token.
         - effective_sample_size (0 to 1), mean over sequences: 1 / (n sum_t W_t^2) (Thm 7).
         - bound (advantage^2), mean over sequences: A^2 rho^2, the factor of the variance bound of Thm 2.
+        - second_moment (advantage^2), mean over sequences: A^2 rho^2 sum_t W_t^2, the factor of Thm 7.
         - ppo_kl (nats), mean over tokens: -d, the k1 estimator of KL(pi_old, pi_theta).
+        - p_mean, mean over sequences: p, beyond ±1e20 as ±1e20.
         - sequences, tokens (counts).
         A call without a token has loss 0, means 0 and, as its extremes, those of nothing (max -inf, min inf), which
         leave the extremes of other micro-batches as they are.
 
     Raises:
-        TypeError: p is not a Python number.
-        ValueError: p is nan; clip_level, a clip ratio, batch_size or a shape is out of its range; an advantage of a
-            response with tokens is not constant over them; likewise a rollout weight, or it is negative.
+        TypeError: p is neither a Python number nor a tensor of floats.
+        ValueError: p is nan, of any response with tokens; clip_level, a clip ratio, batch_size or a shape is out of its
+            range; an advantage of a response with tokens is not constant over them; likewise a rollout weight, or it is
+            negative.
         NotFiniteError (a ValueError): one of these is not finite.
     """
-    p = check_p(p)
     _check_options(clip_level, clip_ratio_low, clip_ratio_high, batch_size)
     _check_shapes(log_prob, old_log_prob, advantages, response_mask, rollout_is_weights)
+    p = check_p(p, len(log_prob))
     with torch.no_grad(), torch.autocast(log_prob.device.type, enabled=False):
         dtype = compute_dtype(log_prob.dtype)
         mask = response_mask.bool()
         rows = mask_rows(log_prob.to(dtype) - old_log_prob.to(dtype), mask)
         nonempty, count = rows.nonempty, rows.count
-        log_ratio_mean, log_ratio_max, log_ratio_min = rows.mean, rows.max, rows.min  # before any clip
         ones = torch.ones_like(count)
-        advantage, *faults = _per_row_value(advantages, mask, rows)
+        faults: dict[str, Tensor] = {}
+        advantage, faults["advantages"] = _per_row_value(advantages, mask, rows)
         scale = ones / -(nonempty.sum().clamp_(min=1) if batch_size is None else batch_size)
         if rollout_is_weights is not None:
             rollout_weight, fault = _per_row_value(rollout_is_weights, mask, rows)
-            faults.append(fault + (rollout_weight < 0))
+            faults["rollout_is_weights"] = fault + (rollout_weight < 0)
             scale *= rollout_weight
+        if isinstance(p, Tensor):
+            faults["p"] = p.isnan().to(dtype)
 
+        lower = torch.full_like(advantage, -math.inf).masked_fill_(advantage < 0, math.log1p(-clip_ratio_low))
+        upper = torch.full_like(advantage, math.inf).masked_fill_(advantage > 0, math.log1p(clip_ratio_high))
+        before_clip = {
+            "log_ratio_max": rows.max,
+            "log_ratio_min": rows.min,
+            "log_ratio_std": _spread(rows),
+            "token_clip_fraction": _share_beyond(rows, lower, upper),
+            "ppo_kl": rows.mean * -count,
+        }
         clipped_mask: Tensor | None = None
         if clip_level == "token":
-            lower = torch.full_like(advantage, -math.inf).masked_fill_(advantage < 0, math.log1p(-clip_ratio_low))
-            upper = torch.full_like(advantage, math.inf).masked_fill_(advantage > 0, math.log1p(clip_ratio_high))
             clipped = torch.maximum(rows.values, lower[:, None])
             rows, clipped_mask = _replace_tokens(rows, torch.minimum(clipped, upper[:, None], out=clipped))
         elif clip_level == "both":
@@ -128,7 +146,7 @@ def holder_policy_loss(
         terms = holder_terms(rows, p)
         del rows  # its (B, T) tensors are the largest temporaries
         entropy = normalized_entropy(weight_entropy(terms.weights, terms.scaled, terms.log_normalizer), count)
-        sample_size = effective_sample_size(terms.weights, count)
+        concentration = herfindahl(terms.weights)
         if clipped_mask is not None:
             # to 0: a clipped token does not move with theta
             terms.weights.addcmul_(terms.weights, clipped_mask.to(dtype), value=-1)
@@ -137,31 +155,33 @@ def holder_policy_loss(
         rho = log_rho.exp()
         surrogate = rho * advantage
         slope = surrogate.masked_fill(log_rho != terms.log_mean, 0.0)  # d surrogate / d log_mean
+        pessimistic = rho.clamp(1 - clip_ratio_low, 1 + clip_ratio_high) * advantage
+        binds = pessimistic < surrogate
+        objective, clip_fraction = surrogate, torch.zeros_like(ones)
         if clip_level in ("sequence", "both"):
-            pessimistic = rho.clamp(1 - clip_ratio_low, 1 + clip_ratio_high) * advantage
-            binds = pessimistic < surrogate
-            clip_fraction = binds.to(dtype)
-            objective = torch.where(binds, pessimistic, surrogate)
+            objective, clip_fraction = torch.where(binds, pessimistic, surrogate), binds.to(dtype)
             slope = slope.masked_fill_(binds, 0.0)
-        else:
-            objective = surrogate
-            clip_fraction = ones - 1 if clipped_mask is None else clipped_mask.sum(1, dtype=torch.int32) / count
+        elif clip_level == "token":
+            clip_fraction = before_clip["token_clip_fraction"]
 
         loss_value = (objective * scale).sum()
         coefficient = slope * scale
 
         metrics, fault_sums = reduce_rows(
-            {
+            before_clip
+            | {
                 "rho_mean": rho,
                 "rho_min": rho,
                 "rho_max": rho,
                 "clip_fraction": clip_fraction,
-                "log_ratio_max": log_ratio_max,
-                "log_ratio_min": log_ratio_min,
+                "sequence_clip_fraction": binds.to(dtype),
                 "weight_entropy": entropy,
-                "effective_sample_size": sample_size,
+                "effective_sample_size": effective_sample_size(concentration, count),
                 "bound": surrogate.square(),
-                "ppo_kl": log_ratio_mean * -count,
+                "second_moment": surrogate.square() * concentration,
+                "p_mean": (p.to(dtype) if isinstance(p, Tensor) else torch.full_like(ones, p)).clamp(
+                    -LARGEST_P, LARGEST_P
+                ),
                 "sequences": ones,
                 "tokens": count,
             },
@@ -169,11 +189,30 @@ def holder_policy_loss(
             nonempty,
         )
 
-    if fault_sums[0] != 0:
-        _raise_row_error("advantages", advantages, response_mask, minimum=-math.inf)
-    if rollout_is_weights is not None and fault_sums[1] != 0:
-        _raise_row_error("rollout_is_weights", rollout_is_weights, response_mask, minimum=0.0)
+    for name, total in fault_sums.items():
+        if total != 0:
+            values = {"advantages": advantages, "rollout_is_weights": rollout_is_weights, "p": p}[name]
+            _raise_row_error(
+                name, cast(Tensor, values), response_mask, minimum=-math.inf if name == "advantages" else 0.0
+            )
     return with_gradient(log_prob, loss_value, terms.weights, coefficient), metrics
+
+
+def _spread(rows: MaskedRows) -> Tensor:
+    """(B,): standard deviation of each row's log-ratios, by their number."""
+    # The masked positions hold the mean, and add nothing but to the number.
+    variance: Tensor = torch.var(rows.values, dim=1, correction=0)
+    return (variance * (rows.values.shape[1] / rows.count)).sqrt_()
+
+
+def _share_beyond(rows: MaskedRows, lower: Tensor, upper: Tensor) -> Tensor:
+    """(B,): the share of each row's tokens above `upper` or below `lower` (B,), of which at least one is infinite."""
+    # In float arithmetic: torch's comparisons are several times slower on a CPU.
+    high = torch.isinf(lower)
+    sign = high.to(lower.dtype).mul_(2).sub_(1)
+    bound = torch.where(high, upper, -lower)
+    beyond = torch.addcmul(-bound[:, None], rows.values, sign[:, None]).sign_().clamp_(min=0).mul_(rows.keep)
+    return beyond.sum(1).div_(rows.count)
 
 
 def _replace_tokens(rows: MaskedRows, clipped: Tensor) -> tuple[MaskedRows, Tensor]:
@@ -202,6 +241,10 @@ def _raise_row_error(name: str, values: Tensor, response_mask: Tensor, minimum: 
     for i, (row, mask) in enumerate(zip(values, response_mask.bool(), strict=True)):
         unmasked = row[mask] if values.ndim == 2 else row[None] if mask.any() else row[:0]
         if unmasked.numel() == 0:
+            continue
+        if name == "p":
+            if unmasked.isnan().any():
+                raise ValueError(f"p of row {i} is nan; allowed is any real number, inf and -inf")
             continue
         low, high = unmasked.min().item(), unmasked.max().item()
         if not (math.isfinite(low) and math.isfinite(high)):

@@ -30,7 +30,7 @@ from torch.autograd.function import once_differentiable
 MAX_EXPONENT = 10.0
 # Outside these bounds p acts, to rounding, as 0 and as ±inf, and products with p could leave float32's range.
 SMALLEST_P = 1e-30
-LARGEST_P = 1e30
+LARGEST_P = 1e20
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,19 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def check_p(p: float) -> float:
-    """p as the float that is computed with: 0 for |p| < 1e-30, ±inf for |p| > 1e30.
+def check_p(p: float | Tensor, batch: int) -> float | Tensor:
+    """p as it is computed with: a number as a float, 0 for |p| < 1e-30 and ±inf for |p| > 1e20; a tensor as it is.
 
-    Raises TypeError unless p is a Python number, ValueError for NaN."""
+    Raises TypeError for anything but a Python number or a tensor of floats, ValueError for a number that is nan and for a
+    tensor of another shape than (batch,)."""
+    if isinstance(p, Tensor):
+        if not p.is_floating_point():
+            raise TypeError(f"p must be a Python float or a tensor of floats, got a tensor of {p.dtype}")
+        if p.shape != (batch,):
+            raise ValueError(f"p has shape {tuple(p.shape)}; allowed is a number, or one for each response: ({batch},)")
+        return p.detach()
     if isinstance(p, bool) or not isinstance(p, (int, float)):
-        raise TypeError(f"p must be a Python float, got {type(p).__name__}")
+        raise TypeError(f"p must be a Python float or a tensor of floats, got {type(p).__name__}")
     if math.isnan(p):
         raise ValueError("p is nan; allowed is any real number, inf and -inf")
     if abs(p) < SMALLEST_P:
@@ -110,39 +117,34 @@ def summarize_rows(values: Tensor, keep: Tensor, nonempty: Tensor, count: Tensor
     return MaskedRows(values, keep, nonempty, count, mean, values.amax(1), values.amin(1))
 
 
-def holder_terms(rows: MaskedRows, p: float) -> HolderTerms:
+def holder_terms(rows: MaskedRows, p: float | Tensor) -> HolderTerms:
     """Value and weights of the Hölder mean of `rows`, whose `values` are overwritten (they become `scaled`).
 
-    p comes from `check_p`."""
+    p comes from `check_p`: a number, or one for each row (B,). The limits p = 0 and ±inf are the same expressions with
+    other constants, so that rows of every kind can stand side by side: at 0 every z is 0, and at ±inf, with c the extreme
+    and b = 0, it is 0 at the tokens that attain it and below -10^20 times their distance elsewhere."""
     values, keep, count = rows.values, rows.keep, rows.count
-    if p == 0:
-        return HolderTerms(rows.mean, keep / count[:, None], values.zero_(), count.log())
-    if math.isinf(p):
-        return _extreme_terms(rows, largest=p > 0)
-    extreme = rows.max if p > 0 else rows.min
-    steep = (extreme - rows.mean) * p > MAX_EXPONENT
+    if isinstance(p, Tensor):
+        # a row without a token has log-ratio 0 at any p, nan included
+        p = torch.where(rows.nonempty & (p.abs() >= SMALLEST_P) | p.isnan() & rows.nonempty, p.to(values.dtype), 0.0)
+    else:
+        p = torch.full_like(count, p)
+    infinite = p.abs() > LARGEST_P
+    extreme = torch.where(p > 0, rows.max, rows.min)
+    steep = ((extreme - rows.mean) * p > MAX_EXPONENT) | infinite
     reference = torch.where(steep, extreme, rows.mean)
-    offset = steep * MAX_EXPONENT
-    scaled = torch.add(offset[:, None], values.sub_(reference[:, None]), alpha=p, out=values)
+    offset = (steep & ~infinite) * MAX_EXPONENT
+    factor = p.clamp(-LARGEST_P, LARGEST_P)
+    scaled = torch.addcmul(offset[:, None], values.sub_(reference[:, None]), factor[:, None], out=values)
     weights = torch.expm1(scaled).mul_(keep)
     total = weights.sum(1)
-    log_mean = reference + (torch.log1p(total / count) - offset) / p
+    # No token attains the extreme, only a mean that was rounded beyond it: all are equal, to rounding. Each weighs 1.
+    unattained = total == -count
+    total.masked_fill_(unattained, 0.0)
+    log_mean = reference + (torch.log1p(total / count) - offset) / torch.where(p == 0, 1.0, p)
     normalizer = total.add_(count)
-    weights.add_(keep).div_(normalizer[:, None])
+    weights.addcmul_(keep, (unattained + 1.0)[:, None]).div_(normalizer[:, None])
     return HolderTerms(log_mean, weights, scaled, normalizer.log_())
-
-
-def _extreme_terms(rows: MaskedRows, largest: bool) -> HolderTerms:
-    """p = +inf (largest) or -inf: the extreme log-ratio, its weight shared equally by the tokens that attain it."""
-    values = rows.values
-    # Without the row's mean in masked positions: rounded, it can lie just outside the range of equal values.
-    masked = rows.keep == 0
-    values.masked_fill_(masked, -math.inf if largest else math.inf)
-    extreme = values.amax(1) if largest else values.amin(1)
-    attained = (values == extreme[:, None]).logical_and_(~masked)
-    ties = attained.sum(1, dtype=torch.int32).clamp_(min=1).to(values.dtype)
-    log_mean = torch.where(rows.nonempty, extreme, 0.0)
-    return HolderTerms(log_mean, attained / ties[:, None], values.zero_(), ties.log())
 
 
 class _GradientInForward(torch.autograd.Function):
@@ -171,27 +173,27 @@ def with_gradient(inputs: Tensor, value: Tensor, weights: Tensor, coefficient: T
     return result
 
 
-def _log_ratio_terms(log_ratio: Tensor, response_mask: Tensor, p: float) -> HolderTerms:
+def _log_ratio_terms(log_ratio: Tensor, response_mask: Tensor, p: float | Tensor) -> HolderTerms:
     """The terms that the two public functions share, off the autograd tape and out of autocast's reach."""
-    p = check_p(p)
     if log_ratio.ndim != 2 or log_ratio.shape != response_mask.shape or log_ratio.numel() == 0:
         raise ValueError(
             "log_ratio and response_mask must have one shape (B, T) with B, T >= 1, got "
             f"{tuple(log_ratio.shape)} and {tuple(response_mask.shape)}"
         )
+    p = check_p(p, len(log_ratio))
     with torch.no_grad(), torch.autocast(log_ratio.device.type, enabled=False):
         return holder_terms(mask_rows(log_ratio.to(compute_dtype(log_ratio.dtype)), response_mask), p)
 
 
-def log_holder_mean(log_ratio: Tensor, response_mask: Tensor, p: float) -> Tensor:
+def log_holder_mean(log_ratio: Tensor, response_mask: Tensor, p: float | Tensor) -> Tensor:
     """log rho_p of every row, the logarithm of the Hölder mean of its token ratios (Eq. 1); differentiable.
 
     Args:
         log_ratio: (B, T) log pi_theta - log pi_old, nats; any float dtype. Masked positions may hold anything.
         response_mask: (B, T) bool or 0/1; True (1) marks a response token.
-        p: a Python float: any real number, 0 (geometric mean), inf (maximum) or -inf (minimum). |p| < 1e-30 is computed
-            as 0 and |p| > 1e30 as ±inf. Under torch.compile every new value of p compiles anew: leave this call
-            uncompiled where p is annealed.
+        p: any real number, 0 (geometric mean), inf (maximum) or -inf (minimum), as a Python float for all rows or as a
+            tensor (B,) of floats, one for each row. |p| < 1e-30 is computed as 0 and |p| > 1e20 as ±inf. Under
+            torch.compile every new value of a Python float compiles anew; a tensor compiles once.
 
     Returns:
         (B,) nats; float64 for a float64 `log_ratio`, else float32. A row without a token gives 0.
@@ -199,14 +201,15 @@ def log_holder_mean(log_ratio: Tensor, response_mask: Tensor, p: float) -> Tenso
         is shared equally by the tokens that attain the extreme. It cannot be differentiated again.
 
     Raises:
-        TypeError: p is not a Python number.
-        ValueError: p is nan, or the shapes are not one (B, T) with B, T >= 1.
+        TypeError: p is neither a Python number nor a tensor of floats.
+        ValueError: p is a number that is nan (in a tensor, it makes its row nan), or the shapes are not one (B, T) with
+            B, T >= 1 and (B,).
     """
     terms = _log_ratio_terms(log_ratio, response_mask, p)
     return with_gradient(log_ratio, terms.log_mean, terms.weights, torch.ones_like(terms.log_mean))
 
 
-def holder_weights(log_ratio: Tensor, response_mask: Tensor, p: float) -> Tensor:
+def holder_weights(log_ratio: Tensor, response_mask: Tensor, p: float | Tensor) -> Tensor:
     """W(p): the share of every token in the gradient of its row's log rho_p, softmax(p * log_ratio) (Eq. 3).
 
     Arguments, dtypes and errors as for `log_holder_mean`. Returns (B, T), detached from autograd: each row sums to 1

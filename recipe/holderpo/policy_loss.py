@@ -1,14 +1,16 @@
 """Loss mode `holder`: verl's policy-loss signature on one side, `holderpo_core` on the other."""
 
+import functools
+import inspect
 import math
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
+from verl.trainer.ppo.core_algos import PolicyLossFn
 from verl.workers.config import ActorConfig, PolicyLossConfig
 
-from holderpo_core import ClipLevel, NotFiniteError, holder_policy_loss
+from holderpo_core import ClipLevel, NotFiniteError, holder_policy_loss, response_p
 
 METRIC_PREFIX = "holder/"
 
@@ -19,15 +21,17 @@ class HolderLossConfig(PolicyLossConfig):
 
     Args:
         p: order of the Hölder mean. In verl's own trainer a constant p is set here; HölderPO's sends p with each batch, and
-            `recipe.holderpo.training.worker` sets it here for every micro-batch.
+            `recipe.holderpo.training.worker` sets it here for every micro-batch: a number, or another `holderpo_core.Order`.
         clip_level: where the ratio is clipped: "sequence", "token", "both" or "none" (see `holderpo_core.loss`).
+        length_weighted: each response's advantage is multiplied by its number of tokens (LUSPO).
     """
 
     _mutable_fields = PolicyLossConfig._mutable_fields | {"p"}
 
     loss_mode: str = "holder"
-    p: float | None = None
+    p: Any = None  # `Order | None`: verl converts what OmegaConf knows, and it knows no such union
     clip_level: ClipLevel = "sequence"
+    length_weighted: bool = False
 
 
 def compute_policy_loss_holder(
@@ -68,25 +72,63 @@ def compute_policy_loss_holder(
             "actor_rollout_ref.actor.policy_loss.p is not set: give a constant p there, or train with "
             "`python -m recipe.holderpo.main`, which sends each step's p with the batch"
         )
-    loss_of = partial(
-        holder_policy_loss,
-        log_prob=log_prob,
-        old_log_prob=old_log_prob,
-        response_mask=response_mask,
-        p=float(loss_config.p),
-        clip_level=loss_config.clip_level,
-        clip_ratio_low=config.clip_ratio if config.clip_ratio_low is None else config.clip_ratio_low,
-        clip_ratio_high=config.clip_ratio if config.clip_ratio_high is None else config.clip_ratio_high,
-        batch_size=_sequences_per_rank(config.global_batch_info),
-    )
+    low, high = _clip_ratios(config)
+    if loss_config.length_weighted:
+        advantages = advantages * response_mask.sum(1, keepdim=True)
+
+    def loss_of(advantages: torch.Tensor, weights: torch.Tensor | None) -> tuple[torch.Tensor, dict[str, float]]:
+        return holder_policy_loss(
+            log_prob,
+            old_log_prob,
+            advantages,
+            response_mask,
+            p=response_p(loss_config.p, log_prob, old_log_prob, advantages, response_mask, low, high),
+            clip_level=loss_config.clip_level,
+            clip_ratio_low=low,
+            clip_ratio_high=high,
+            rollout_is_weights=weights,
+            batch_size=_sequences_per_rank(config.global_batch_info),
+        )
+
     try:
-        loss, metrics = loss_of(advantages=advantages, rollout_is_weights=rollout_is_weights)
+        loss, metrics = loss_of(advantages, rollout_is_weights)
     except NotFiniteError:
         # With a gradient of nan verl leaves the update out, on every rank, and the guard counts it. This error would end
         # the run.
-        loss, metrics = loss_of(advantages=torch.zeros_like(advantages))
+        loss, metrics = loss_of(torch.zeros_like(advantages), None)
         loss = loss * math.nan
     return loss, {METRIC_PREFIX + name: value for name, value in metrics.items()}
+
+
+def measured(loss: PolicyLossFn, p: float) -> PolicyLossFn:
+    """A loss of verl's, whose metrics are joined by the Hölder loss's of the same micro-batch: as if it had been trained with
+    the sequence clip at p, and each response with its mean advantage. The loss itself stays as it is."""
+
+    @functools.wraps(loss)
+    def loss_and_measures(*args: Any, **kwargs: Any) -> tuple[torch.Tensor, dict[str, Any]]:
+        call = inspect.signature(loss).bind(*args, **kwargs).arguments
+        value, metrics = loss(*args, **kwargs)
+        with torch.no_grad():
+            mask, (low, high) = call["response_mask"].bool(), _clip_ratios(call["config"])
+            sums = call["advantages"].masked_fill(~mask, 0).sum(1)
+            _, measures = holder_policy_loss(
+                call["log_prob"],
+                call["old_log_prob"],
+                (sums / mask.sum(1).clamp(min=1)).nan_to_num(0, 0, 0),
+                mask,
+                p,
+                clip_ratio_low=min(low, 1 - 1e-6),  # a loss that does not clip the ratio may have any
+                clip_ratio_high=high,
+            )
+        return value, metrics | {METRIC_PREFIX + name: number for name, number in measures.items()}
+
+    return loss_and_measures
+
+
+def _clip_ratios(config: ActorConfig) -> tuple[float, float]:
+    low = config.clip_ratio if config.clip_ratio_low is None else config.clip_ratio_low
+    high = config.clip_ratio if config.clip_ratio_high is None else config.clip_ratio_high
+    return low, high
 
 
 def _sequences_per_rank(global_batch_info: dict[str, Any]) -> float | None:

@@ -90,7 +90,19 @@ BAD = {
     "actor_rollout_ref.actor.checkpoint.save_contents=[model,hf_model]": ["save_contents", "hf_model", "eval.sh"],
     "+trainer.remove_previous_ckpt_in_save=true": ["remove_previous_ckpt_in_save", "True", "false"],
     "guard.steps=0": ["guard.steps", "0", "from 1"],
-    "algo=grpo guard.log_ratio_max=1": ["guard.log_ratio_max", "1", "null"],
+    "holder.rule=adaptive": ["holder.rule", "adaptive", "dispersion"],
+    "holder.rule=signed": ["holder.delta_start is null", "signed"],
+    "holder.delta_start=1": ["holder.delta_start is 1", "schedule", "null"],
+    "algo=holder_signed holder.delta_start=-101": ["holder.delta_start", "-101", "from -100"],
+    "algo=holder_signed holder.delta_end=1": ["holder.delta_end is 1", "constant"],
+    "algo=holder_dispersion holder.spread_min=0": ["holder.spread_min", "0", "above 0"],
+    "algo=holder_dispersion holder.spread_decay=1": ["holder.spread_decay", "1", "from 0 to 0.9999"],
+    "algo=holder_dispersion holder.p_max=null": ["holder.p_max is null", "dispersion"],
+    "algo=holder_ess holder.ess_target=1.5": ["holder.ess_target", "1.5", "above 0"],
+    "algo=holder_ess holder.ess_sign=2": ["holder.ess_sign", "2", "-1, 0, 1"],
+    "algo=holder_ess holder.p_start=1": ["holder.p_start is 1", "ess", "null"],
+    "algo=apmpo_like holder.reward_rate=-1": ["holder.reward_rate", "-1", "from 0"],
+    "holder.length_weighted=2": ["holder.length_weighted", "2", "true or false"],
 }
 
 # Overrides that make several values wrong: how many lines there are.
@@ -254,7 +266,7 @@ def test_a_key_of_holder_is_refused_where_the_loss_is_a_baseline(tmp_path: Path)
     assert done.returncode != 0 and "holder.p_start" in done.stderr and "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("algo", ["holder", "holder_static", "grpo", "dr_grpo", "gspo", "gmpo", "dapo"])
+@pytest.mark.parametrize("algo", sorted(p.stem for p in (ROOT / "conf/algo").glob("[!_]*.yaml")))
 @pytest.mark.parametrize("scale", [(1, 4), (2, 8), (50, 8)], ids=["4 GPUs", "16 GPUs", "400 GPUs"])
 def test_the_gpu_preset_passes_our_checks_and_verls(
     algo: str, scale: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -63,7 +63,7 @@ def reference_objectives(batch: dict[str, Any], p: float, clip_level: ClipLevel)
     return objectives, rhos
 
 
-def holder(batch: dict[str, Any], p: float, **options: Any) -> tuple[Tensor, dict[str, float], Tensor]:
+def holder(batch: dict[str, Any], p: float | Tensor, **options: Any) -> tuple[Tensor, dict[str, float], Tensor]:
     """Loss, metrics and gradient, with this module's clip ratios."""
     loss, metrics = holder_policy_loss(**batch, p=p, clip_ratio_low=LOW, clip_ratio_high=HIGH, **options)
     (gradient,) = torch.autograd.grad(loss, batch["log_prob"])
@@ -143,6 +143,36 @@ def test_clip_fraction_of_both_counts_sequences() -> None:
     # ... and without the token clamp two of the four sequences bind.
     _, metrics = holder_policy_loss(log_ratio, **call, p=1.0, clip_ratio_low=0.1, clip_ratio_high=0.2)
     assert metrics["clip_fraction"] == 0.5
+
+
+# p of each response
+
+
+@pytest.mark.parametrize("clip_level", CLIP_LEVELS)
+def test_responses_with_a_p_of_their_own_add_up(clip_level: ClipLevel) -> None:
+    batch = make_batch()
+    orders = [0.0, 2.0, -2.0, math.inf, 1e-9, -math.inf, 0.3, 1.0, -1.0, 5.0, -0.4, 2.0]
+    loss, metrics, gradient = holder(batch, torch.tensor(orders), clip_level=clip_level, batch_size=11)
+    total = 0.0
+    for i, p in enumerate(orders):
+        one = {key: value[i : i + 1].detach() for key, value in batch.items()}
+        one["log_prob"].requires_grad_()
+        alone, alone_metrics, alone_gradient = holder(one, float(torch.tensor(p)), clip_level=clip_level, batch_size=11)
+        torch.testing.assert_close(gradient[i], alone_gradient[0], rtol=1e-13, atol=0)
+        total += alone.item()
+        assert alone_metrics["sequences"] == 0 or metrics["rho_min"] <= alone_metrics["rho_min"] <= metrics["rho_max"]
+    assert loss.item() == pytest.approx(total, rel=1e-13)
+
+
+def test_p_by_the_sign_of_the_advantage_is_a_pessimistic_bound() -> None:
+    """M_p grows with p, so p = c - delta sign(A) makes every objective at most that of p = c."""
+    batch = make_batch()
+    for center in (0.0, 1.0):
+        middle = [x.item() for x in reference_objectives(batch, center, "none")[0]]
+        for delta in (0.5, 2.0):
+            p = center - delta * batch["advantages"].sign()
+            loss, _, _ = holder(batch, p, clip_level="none")
+            assert -loss.item() <= sum(middle) / len(middle) - 1e-4
 
 
 # verl's own losses
@@ -339,7 +369,7 @@ def test_metrics_equal_their_definitions(p: float) -> None:
     mask = batch["response_mask"]
     d = (batch["log_prob"] - batch["old_log_prob"]).detach()
     _, metrics, _ = holder(batch, p, clip_level="none")
-    entropies, sizes, bounds = [], [], []
+    entropies, sizes, bounds, moments, spreads, beyond, binds = [], [], [], [], [], [], []
     weights = holder_weights(d, mask, p)
     for row, a, keep, w in zip(d, batch["advantages"], mask, weights, strict=True):
         if not keep.any():
@@ -352,9 +382,18 @@ def test_metrics_equal_their_definitions(p: float) -> None:
         extremes = {math.inf: x.max(), -math.inf: x.min()}
         rho = extremes[p].exp() if p in extremes else x.mean().exp() if p == 0 else (p * x).exp().mean() ** (1 / p)
         bounds.append((a * rho).item() ** 2)
+        moments.append((a * rho).item() ** 2 * sum(y * y for y in w.tolist()))
+        spreads.append(x.std(correction=0).item())
+        past = x > math.log(1 + HIGH) if a > 0 else x < math.log(1 - LOW)
+        beyond.append((past & (a != 0)).double().mean().item())
+        binds.append(float(rho > 1 + HIGH if a > 0 else (rho < 1 - LOW) & (a < 0)))
     assert metrics["weight_entropy"] == pytest.approx(sum(entropies) / 11, rel=1e-9)
     assert metrics["effective_sample_size"] == pytest.approx(sum(sizes) / 11, rel=1e-9)
     assert metrics["bound"] == pytest.approx(sum(bounds) / 11, rel=1e-9)
+    assert metrics["second_moment"] == pytest.approx(sum(moments) / 11, rel=1e-9)
+    assert metrics["log_ratio_std"] == pytest.approx(sum(spreads) / 11, rel=1e-9)
+    assert metrics["token_clip_fraction"] == pytest.approx(sum(beyond) / 11, rel=1e-12)
+    assert metrics["sequence_clip_fraction"] == pytest.approx(sum(binds) / 11, rel=1e-12)
     assert metrics["ppo_kl"] == pytest.approx(-d[mask].mean().item(), rel=1e-9)
     assert metrics["log_ratio_max"] == d[mask].max().item()
     assert metrics["log_ratio_min"] == d[mask].min().item()
@@ -380,10 +419,11 @@ class CountScalarReads(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("clip_level", CLIP_LEVELS)
-@pytest.mark.parametrize("p", [2.0, 0.0, math.inf])
+@pytest.mark.parametrize("p", [2.0, 0.0, math.inf, None])
 @pytest.mark.parametrize("wide", [True, False])
-def test_one_host_sync(clip_level: ClipLevel, p: float, wide: bool) -> None:
+def test_one_host_sync(clip_level: ClipLevel, p: float | None, wide: bool) -> None:
     batch = make_batch()
+    order = torch.linspace(-2, 2, len(batch["advantages"])) if p is None else p
     weights = torch.ones_like(batch["advantages"])
     if wide:
         weights = weights[:, None].expand_as(batch["log_prob"])
@@ -396,7 +436,7 @@ def test_one_host_sync(clip_level: ClipLevel, p: float, wide: bool) -> None:
 
     with CountScalarReads() as reads, mock.patch.object(Tensor, "tolist", tolist):
         assert torch.ones(2)[0].item() == 1 and reads.count == 1  # the counter does count
-        holder(batch, p, clip_level=clip_level, rollout_is_weights=weights)
+        holder(batch, order, clip_level=clip_level, rollout_is_weights=weights)
     assert (reads.count - 1, len(lists)) == (0, 1)
 
 
@@ -424,6 +464,8 @@ def changed(row: int, column: int, value: float, base: Tensor | None = None) -> 
     ("changes", "message"),
     [
         ({"p": math.nan}, "p is nan; allowed is any real number"),
+        ({"p": torch.tensor([1.0, math.inf, math.nan])}, "p of row 2 is nan; allowed is any real number, inf and -inf"),
+        ({"p": torch.ones(3, 4)}, r"p has shape \(3, 4\); allowed is a number, or one for each response: \(3,\)"),
         ({"clip_level": "block"}, "clip_level is 'block'; allowed are sequence, token, none, both"),
         ({"clip_ratio_low": 1.0}, "clip_ratio_low is 1.0; allowed is 0 <= clip_ratio_low < 1"),
         ({"clip_ratio_low": math.nan}, "clip_ratio_low is nan"),
@@ -454,7 +496,7 @@ def test_wrong_values_raise_errors_that_name_them(changes: dict[str, Any], messa
 
 
 def test_p_must_be_a_number() -> None:
-    with pytest.raises(TypeError, match="p must be a Python float, got str"):
+    with pytest.raises(TypeError, match="p must be a Python float or a tensor of floats, got str"):
         call(p="2")
 
 

@@ -34,8 +34,8 @@ MUTATIONS = (
     Mutation(
         "the lower clip is used only where there is an upper one",
         f"{_RECIPE}/policy_loss.py",
-        "clip_ratio_low=config.clip_ratio if config.clip_ratio_low is None else config.clip_ratio_low",
-        "clip_ratio_low=config.clip_ratio if config.clip_ratio_high is None else config.clip_ratio_high",
+        "low = config.clip_ratio if config.clip_ratio_low is None else config.clip_ratio_low",
+        "low = config.clip_ratio if config.clip_ratio_high is None else config.clip_ratio_high",
         ("tests/training/test_policy_loss.py",),
     ),
     Mutation(
@@ -84,7 +84,7 @@ MUTATIONS = (
     Mutation(
         "the rule of p does not see the metrics",
         _TRAINER,
-        "            self.p.observe(self.global_steps, metrics)\n",
+        "            self.p.observe(self.global_steps, metrics | {\"reward/mean\": mean_reward(batch)})\n",
         "            pass\n",
         _WIRING,
     ),

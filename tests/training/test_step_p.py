@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from holderpo_core import Schedule, ScheduledP
-from recipe.holderpo.training.step_p import StepP
+from holderpo_core import Order, Schedule, ScheduledP, SignedP, TrajectoryP
+from recipe.holderpo.training.step_p import StepP, order_metrics
 
 
 class Controller:
@@ -35,7 +35,7 @@ def steps(p: StepP, first: int, ratios: list[float]) -> list[float]:
     """The p of each step; it is read by several micro-batches, and the rule sees the step's metrics at its end."""
     values: list[float] = []
     for step, ratio in enumerate(ratios, start=first):
-        read = {p.at(step) for _ in range(3)}
+        read = {order for _ in range(3) if isinstance(order := p.at(step), float)}
         assert len(read) == 1
         p.observe(step, {"holder/log_ratio_max": ratio})
         assert p.at(step) in read, "the step's p does not change when its metrics are known"
@@ -68,3 +68,18 @@ def test_every_p_survives_the_manifest(p: float) -> None:
     before.at(3)
     after.load_state_dict(json.loads(json.dumps(before.state_dict(), allow_nan=False)))
     assert (after.step, after.p) == (3, p)
+
+
+@pytest.mark.parametrize("order", [SignedP(-2.0, math.inf), TrajectoryP(), SignedP(0.0, 0.5)])
+def test_every_order_survives_the_manifest(order: Order) -> None:
+    before, after = (StepP(ScheduledP(Schedule("constant", 0.0), 9)) for _ in range(2))
+    before.step, before.p = 4, order
+    after.load_state_dict(json.loads(json.dumps(before.state_dict(), allow_nan=False)))
+    assert (after.step, after.p) == (4, order)
+
+
+def test_the_record_has_a_number_for_every_order() -> None:
+    assert order_metrics(1.5, 9.0) == {"holder/p": 1.5}
+    assert order_metrics(TrajectoryP(), 0.25) == {"holder/p": 0.25}
+    signed = {"holder/p": 0.5, "holder/p_positive": -2.0, "holder/p_negative": 2.0}
+    assert order_metrics(SignedP(-2.0, 2.0), 0.5) == signed

@@ -56,7 +56,7 @@ def test_servers_apart_from_the_trainer_are_watched_too(monkeypatch: pytest.Monk
 
 
 TOTAL = 5
-HEALTHY = {"actor/entropy": 0.5, "actor/grad_norm": 1.0}
+HEALTHY = {"actor/entropy": 0.5, "actor/grad_norm": 1.0, "holder/p_mean": 0.0}
 
 
 class Recorded:
@@ -90,6 +90,7 @@ def verl(monkeypatch: pytest.MonkeyPatch) -> type[Recorded]:
     monkeypatch.setattr(PPOTrainer, "_validate", lambda self: {"val-core/sums/acc/mean@1": 0.25})
     monkeypatch.setattr(PPOTrainer, "_load_checkpoint", lambda self: None)
     monkeypatch.setattr(trainer_module, "finish_metrics", lambda metrics: metrics)
+    monkeypatch.setattr(trainer_module, "mean_reward", lambda batch: 0.5)
     monkeypatch.setattr(
         trainer_module, "further_metrics", lambda batch, metrics: {"guard/nonfinite_updates": batch.nonfinite}
     )

@@ -6,6 +6,7 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -110,7 +111,9 @@ def _rank_that_saves(rank: int, address: str, fails: bool, out: str) -> None:
         config = SimpleNamespace(actor=SimpleNamespace(policy_loss=SimpleNamespace(loss_mode="vanilla", p=None)))
 
         def init_model(self) -> None:
-            self.actor = SimpleNamespace(engine=SimpleNamespace(checkpoint_manager=Manager()))
+            engine = SimpleNamespace(checkpoint_manager=Manager())
+            self.actor = SimpleNamespace(engine=engine, set_loss_fn=lambda loss_fn: None)
+            self.loss_fn: Any = None
 
         def save_checkpoint(self) -> None:
             self.actor.engine.checkpoint_manager.save_checkpoint("folder")

@@ -82,11 +82,6 @@ def guard(config: DictConfig) -> Iterator[str]:
             f"trainer.critic_warmup is {config.trainer.critic_warmup}; allowed with guard.{watched[0]} is 0: there is no "
             "such metric while only the critic is trained"
         )
-    if config.guard.log_ratio_max is not None and not uses_holder_loss(config):
-        yield (
-            f"guard.log_ratio_max is {config.guard.log_ratio_max!r}; allowed with loss mode "
-            f"{config.actor_rollout_ref.actor.policy_loss.loss_mode!r}, which does not record it, is null"
-        )
 
 
 def checkpoints(config: DictConfig) -> Iterator[str]:

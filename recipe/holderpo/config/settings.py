@@ -1,31 +1,112 @@
 """The keys that HölderPO adds to verl's config: types and bounds. conf/ says what each does."""
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field, model_validator
 
-from holderpo_core import ClipLevel, PRule, Schedule, ScheduledP, Shape
+from holderpo_core import (
+    ClipLevel,
+    DispersionP,
+    PRule,
+    RewardP,
+    Schedule,
+    ScheduledP,
+    Shape,
+    SignedSchedule,
+    TargetEss,
+    TrajectoryRule,
+)
 from recipe.holderpo.config.values import Settings
+
+RuleName = Literal["schedule", "signed", "dispersion", "ess", "pmpo_like", "apmpo_like"]
+SCHEDULE_KEYS = ("schedule", "p_start")
+SPREAD_KEYS = ("spread_decay", "spread_min", "p_max")
+# Keys that a rule of p needs, and keys that it also reads where they are set.
+RULE_KEYS: dict[RuleName, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "schedule": (SCHEDULE_KEYS, ("p_end", "steps", "power")),
+    "signed": ((*SCHEDULE_KEYS, "delta_start"), ("p_end", "delta_end", "steps", "power")),
+    "dispersion": ((*SCHEDULE_KEYS, *SPREAD_KEYS), ("p_end", "steps", "power")),
+    "ess": (("ess_target", "ess_sign", *SPREAD_KEYS), ()),
+    "pmpo_like": ((), ()),
+    "apmpo_like": (("reward_rate",), ()),
+}
 
 
 class HolderSettings(Settings):
     """Group `holder`: the rule of p, and where the ratio is clipped."""
 
-    schedule: Shape
-    p_start: float
-    p_end: float | None
-    steps: Annotated[int, Field(ge=2, le=10**9)] | None
-    power: Annotated[float, Field(gt=0, le=1e6)] | None
+    rule: RuleName = "schedule"
+    schedule: Shape | None = None
+    p_start: float | None = None
+    p_end: float | None = None
+    steps: Annotated[int, Field(ge=2, le=10**9)] | None = None
+    power: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    delta_start: Annotated[float, Field(ge=-100, le=100)] | None = None
+    delta_end: Annotated[float, Field(ge=-100, le=100)] | None = None
+    spread_decay: Annotated[float, Field(ge=0, le=0.9999)] | None = None
+    spread_min: Annotated[float, Field(gt=0, le=100)] | None = None
+    p_max: Annotated[float, Field(gt=0, le=1000)] | None = None
+    ess_target: Annotated[float, Field(gt=0, le=1)] | None = None
+    ess_sign: Literal[-1, 0, 1] | None = None
+    reward_rate: Annotated[float, Field(ge=0, le=1000)] | None = None
     clip_level: ClipLevel
+    length_weighted: bool = False
 
     @model_validator(mode="after")
     def _fits_together(self) -> "HolderSettings":
-        self.as_schedule()  # raises ValueError with a line for each wrong value
+        lines = [*self._wrong_keys()]
+        if lines:
+            raise ValueError("\n".join(lines))
+        self.as_rule(total_steps=1)  # raises ValueError with a line for each wrong value of a schedule
         return self
 
-    def as_schedule(self) -> Schedule:
+    def _wrong_keys(self) -> Iterator[str]:
+        """A line for each key that the rule needs and that is null, and for each that has no effect under it."""
+        needed, optional = RULE_KEYS[self.rule]
+        for key in dict.fromkeys(key for keys in RULE_KEYS.values() for group in keys for key in group):
+            value = getattr(self, key)
+            if key in needed and value is None:
+                yield f"holder.{key} is null; holder.rule={self.rule} needs a value, as in conf/algo"
+            elif key not in (*needed, *optional) and value is not None:
+                yield f"holder.{key} is {value!r} while holder.rule is {self.rule}; allowed is null: it has no effect there"
+
+    def as_rule(self, total_steps: int) -> PRule:
+        """The rule of p of a run of so many steps.
+
+        Raises:
+            ValueError: the keys of the schedule do not fit together, with a line for each.
+        """
+        values: dict[str, Any] = self.model_dump()
+        spread = {key: values[key] for key in SPREAD_KEYS}
+        if self.rule == "signed":
+            return SignedSchedule(self._schedule(), self._delta_schedule(), total_steps)
+        if self.rule == "dispersion":
+            return DispersionP(self._schedule(), total_steps, **spread)
+        if self.rule == "ess":
+            return TargetEss(values["ess_target"], values["ess_sign"], **spread)
+        if self.rule == "pmpo_like":
+            return TrajectoryRule()
+        if self.rule == "apmpo_like":
+            return RewardP(values["reward_rate"])
+        return ScheduledP(self._schedule(), total_steps)
+
+    def _schedule(self) -> Schedule:
+        assert self.schedule is not None and self.p_start is not None, "the rule's keys have been checked"
         return Schedule(self.schedule, self.p_start, self.p_end, self.steps, self.power)
+
+    def _delta_schedule(self) -> Schedule:
+        assert self.schedule is not None and self.delta_start is not None, "the rule's keys have been checked"
+        try:
+            return Schedule(self.schedule, self.delta_start, self.delta_end, self.steps, self.power)
+        except ValueError as error:  # which names the keys of p
+            raise ValueError(str(error).replace("holder.p_", "holder.delta_")) from None
+
+    @property
+    def depends_on_length(self) -> bool:
+        """Whether p depends on the number of steps of the run."""
+        return self.schedule not in (None, "constant") and self.steps is None
 
 
 class GuardSettings(Settings):
@@ -69,7 +150,7 @@ def rule_of_p(config: DictConfig) -> PRule | None:
     if not uses_holder_loss(config):
         return None
     settings = HolderSettings.model_validate(OmegaConf.to_container(config.holder, resolve=True))
-    return ScheduledP(settings.as_schedule(), config.trainer.total_training_steps)
+    return settings.as_rule(config.trainer.total_training_steps)
 
 
 def guard_settings(config: DictConfig) -> GuardSettings:

@@ -234,7 +234,7 @@ def _changed_length(config: DictConfig, began: int | None) -> Iterator[str]:
     holder = config.get("holder")
     if holder is not None:
         settings = HolderSettings.model_validate(_plain(holder))
-        if settings.schedule != "constant" and settings.steps is None:
+        if settings.depends_on_length:
             yield (
                 f"{key} is {total}; allowed is {began}, with which run {config.run} began: the schedule of p spans the whole "
                 f"run (holder.steps={began} from the start leaves it free; or resume_changes=[{key}])"

@@ -24,11 +24,19 @@ def further_metrics(batch: KVBatchMeta, metrics: Mapping[str, float]) -> dict[st
     return {"guard/nonfinite_updates": float(not is_finite_update(metrics))} | reward_metrics(keys, rewards, extras)
 
 
+def mean_reward(batch: KVBatchMeta) -> float:
+    """Mean reward of a step's samples, without those that only fill the batch."""
+    scores = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["rm_scores"])["rm_scores"]
+    real = [float(row.sum()) for row, tag in zip(scores, batch.tags, strict=True) if not tag.get("is_padding", False)]
+    return float(np.mean(real))
+
+
 def reward_metrics(keys: list[str], rewards: list[float], extras: list[dict[str, Any]]) -> dict[str, float]:
     """What the rewards of a step's samples say.
 
     `group/zero_variance_fraction`: groups whose rewards are all equal, which have no gradient under a group-relative
-    advantage. `reward/<name>`: the mean of every further number that the reward function returned for each episode.
+    advantage; `group/all_wrong_fraction` and `group/all_right_fraction`: those of them whose rewards are at most 0, and above
+    it. `reward/<name>`: the mean of every further number that the reward function returned for each episode.
 
     Args:
         keys: verl's key of each sample, <prompt>_<episode>_<number of the sample in its episode>.
@@ -46,7 +54,12 @@ def reward_metrics(keys: list[str], rewards: list[float], extras: list[dict[str,
         for name, value in extra.items():
             if name not in ("score", "acc") and isinstance(value, int | float):
                 values[name].append(float(value))
-    zero_variance = np.mean([max(group) == min(group) for group in groups.values()])
-    return {"group/zero_variance_fraction": float(zero_variance)} | {
+    equal = [group[0] for group in groups.values() if max(group) == min(group)]
+    share = {
+        "zero_variance": len(equal),
+        "all_wrong": sum(reward <= 0 for reward in equal),
+        "all_right": sum(reward > 0 for reward in equal),
+    }
+    return {f"group/{name}_fraction": number / len(groups) for name, number in share.items()} | {
         f"reward/{name}": float(np.mean(numbers)) for name, numbers in values.items()
     }

@@ -28,9 +28,9 @@ from recipe.holderpo.fault_tolerance.collapse import Collapsed, CollapseDetector
 from recipe.holderpo.fault_tolerance.liveness import check_alive, liveness_checks
 from recipe.holderpo.fault_tolerance.signals import Stopped, stop_requested
 from recipe.holderpo.report.record import RunRecord
-from recipe.holderpo.training.metrics import further_metrics
+from recipe.holderpo.training.metrics import further_metrics, mean_reward
 from recipe.holderpo.training.nonfinite import write_nonfinite_samples
-from recipe.holderpo.training.step_p import StepP
+from recipe.holderpo.training.step_p import StepP, order_metrics
 from recipe.holderpo.training.verl_internals import poll_replay_buffer_every, processes_of
 from recipe.holderpo.training.worker import (
     P_KEY,
@@ -124,7 +124,7 @@ class HolderTrainerMixin(PPOTrainer):
         batch = super().step(metrics, timing_raw)
         check_alive(processes_of(self), AFTER_STEP_SECONDS)  # verl continues with fewer samples than it asked for
         if self.p is not None:
-            self.p.observe(self.global_steps, metrics)
+            self.p.observe(self.global_steps, metrics | {"reward/mean": mean_reward(batch)})
         self._trained = batch, metrics
         if stop_requested(self.config.run_dir) and self.global_steps < self.total_training_steps:
             self._save_checkpoint()
@@ -135,9 +135,9 @@ class HolderTrainerMixin(PPOTrainer):
         if self.p is not None:
             batch.extra_info[P_KEY] = self.p.at(self.global_steps)
         batch = super()._update_actor(batch, metrics)
+        finish_metrics(metrics)
         if self.p is not None:
-            finish_metrics(metrics)
-            metrics["holder/p"] = self.p.at(self.global_steps)
+            metrics |= order_metrics(self.p.at(self.global_steps), metrics["holder/p_mean"])
         if not is_finite_update(metrics):
             file = Path(self.config.run_dir) / "nonfinite" / f"step_{self.global_steps}.jsonl"
             write_nonfinite_samples(batch, self.tokenizer, file)

@@ -13,15 +13,18 @@ import torch
 from tensordict import TensorDict
 from verl.experimental.separation.engine_workers import DetachActorWorker
 from verl.single_controller.base.decorator import Dispatch, register
+from verl.trainer.ppo.core_algos import get_policy_loss_fn, register_policy_loss
 from verl.utils import tensordict_utils as tu
 from verl.utils.metric import AggregationType, Metric
 from verl.workers.engine_workers import ActorRolloutRefWorker
 
 from holderpo_core import REDUCTION
-from recipe.holderpo.policy_loss import METRIC_PREFIX
+from recipe.holderpo.policy_loss import METRIC_PREFIX, measured
 from recipe.holderpo.training.verl_internals import actor_config, wrap_save
 
 P_KEY = "holder_p"
+# The order whose Hölder mean is nearest to a loss of verl's, where it is not the arithmetic mean of token ratios (p = 1).
+BASELINE_P = {"gspo": 0.0, "geo_mean": 0.0}
 
 LossFn = Callable[..., tuple[torch.Tensor, dict[str, Any]]]
 
@@ -37,6 +40,13 @@ def loss_with_step_p(
     if P_KEY not in data:
         raise KeyError(f"{P_KEY!r} did not arrive with the batch: the Hölder schedule's step is unknown in this worker")
     actor_config(loss_fn).policy_loss.p = tu.get_non_tensor_data(data, P_KEY, default=None)
+    return loss_with_exact_metrics(model_output, data, dp_group, loss_fn=loss_fn)
+
+
+def loss_with_exact_metrics(
+    model_output: Any, data: TensorDict, dp_group: Any = None, *, loss_fn: LossFn
+) -> tuple[torch.Tensor, dict[str, Any]]:
+    """Call verl's `loss_fn`, whose policy loss is the Hölder loss or a `measured` one."""
     loss, metrics = loss_fn(model_output=model_output, data=data, dp_group=dp_group)
     return loss, split_metrics(metrics)
 
@@ -86,9 +96,11 @@ class HolderWorkerMixin:
         if self.actor is None:
             return
         wrap_save(self, lambda save: partial(self._save, save))
-        if self.config.actor.policy_loss.loss_mode == "holder":
-            self.loss_fn = partial(loss_with_step_p, loss_fn=self.loss_fn)
-            self.actor.set_loss_fn(self.loss_fn)
+        mode = self.config.actor.policy_loss.loss_mode
+        if mode != "holder":
+            register_policy_loss(mode)(measured(get_policy_loss_fn(mode), BASELINE_P.get(mode, 1.0)))
+        self.loss_fn = partial(loss_with_step_p if mode == "holder" else loss_with_exact_metrics, loss_fn=self.loss_fn)
+        self.actor.set_loss_fn(self.loss_fn)
 
     def _save(self, save: Callable[..., None], *args: Any, **kwargs: Any) -> None:
         """verl's writing of this rank's files, but an error (a full disk) is kept for `save_error`.
