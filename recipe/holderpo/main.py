@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from recipe.holderpo.config.checks import check_config, check_with_verl
 from recipe.holderpo.config.compose import register_resolvers, resolve, set_environment
 from recipe.holderpo.config.errors import ConfigError, print_error
+from recipe.holderpo.config.settings import uses_holder_loss
 from recipe.holderpo.fault_tolerance.checkpoint import Checkpoint
 from recipe.holderpo.fault_tolerance.collapse import Collapsed, NotFinite
 from recipe.holderpo.fault_tolerance.resume import check_resume, find_checkpoint
@@ -108,7 +109,9 @@ def train(config: DictConfig, checkpoint: Checkpoint | None, stop: StopRequest) 
     if checkpoint is not None:
         resume = {"resume_mode": "resume_path", "resume_from_path": str(checkpoint.folder)}
     config = OmegaConf.merge(config, {"trainer": resume})
-    with Progress(run_dir / "metrics.jsonl", config.trainer.total_training_steps), _output_to(run_dir / "driver.log"):
+    clip_level = config.holder.clip_level if uses_holder_loss(config) else None
+    progress = Progress(run_dir / "metrics.jsonl", config.trainer.total_training_steps, clip_level=clip_level)
+    with progress, _output_to(run_dir / "driver.log"):
         start_ray(config)
         stop.listen()
         run_ppo(config, task_runner_class=HolderTaskRunner)

@@ -4,6 +4,7 @@ import math
 import os
 import sys
 import threading
+from collections import deque
 from pathlib import Path
 from types import TracebackType
 from typing import TextIO
@@ -13,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from recipe.holderpo.report import effect
 from recipe.holderpo.report.record import accuracy, parse_line
 
 LINE_WIDTH = 120
@@ -78,16 +80,26 @@ class Progress:
     Args:
         metrics_path: need not exist yet.
         total_steps: global step of the run's last step.
+        clip_level: `holder.clip_level` of a run with the Hölder loss, for which a line says, once, that p or the clip has no
+            effect (`report.effect`); None for other losses.
         started: unix seconds from which the time to the first step is counted; this process's start by default.
         stream: where to write; standard output by default.
     """
 
     def __init__(
-        self, metrics_path: str | Path, total_steps: int, stream: TextIO | None = None, started: float | None = None
+        self,
+        metrics_path: str | Path,
+        total_steps: int,
+        stream: TextIO | None = None,
+        started: float | None = None,
+        clip_level: str | None = None,
     ):
         self._started = psutil.Process().create_time() if started is None else started
         self._follower = Follower(metrics_path)
         self._total_steps = total_steps
+        self._clip_level = clip_level
+        self._trained: deque[dict[str, float]] = deque(maxlen=effect.STEPS)
+        self._noted: set[str] = set()
         self._stream = sys.stdout if stream is None else stream
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
@@ -132,6 +144,12 @@ class Progress:
         if self._bar is not None and not self._waiting:
             self._bar.update(self._task, completed=step, total=self._total_steps)
         self._print(step_line(record, self._total_steps))
+        if self._clip_level is not None and step > 0:
+            self._trained.append(record)
+            for name, line in effect.without_effect([*self._trained], self._clip_level).items():
+                if name not in self._noted:
+                    self._noted.add(name)
+                    self._print(line)
 
     def _print(self, text: str) -> None:
         if self._bar is not None:

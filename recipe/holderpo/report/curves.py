@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from recipe.holderpo import atomic
+from recipe.holderpo.report.effect import reach
 from recipe.holderpo.report.record import accuracy, read_metrics
 
 Records = list[dict[str, float]]
@@ -28,7 +29,8 @@ def curves_figure(records: Records, title: str = "") -> Figure:
     """Six panels over the global step, from the records of `read_metrics`.
 
     Accuracy and reward; p; largest and smallest token log-ratio (arXiv 2605.12058, Fig. 2); policy entropy and gradient
-    norm (Fig. 3); entropy of the weights W(p) and effective sample size. A panel without values says so.
+    norm (Fig. 3); entropy of the weights W(p), effective sample size, and |p| x spread of log-ratios. A panel without
+    values says so.
     """
     figure = Figure(figsize=(15, 8.7), layout="constrained")
     figure.suptitle(title, fontsize=15)
@@ -55,6 +57,8 @@ def curves_figure(records: Records, title: str = "") -> Figure:
     _panel(weights, "Weights W(p) over the tokens of a response", "1 = uniform")
     _line(weights, _series(records, "holder/effective_sample_size"), "effective sample size / tokens", ORANGE)
     _line(weights, _series(records, "holder/weight_entropy"), "entropy / log(tokens)", BLUE)
+    reaches = [(r["step"], value) for r in records if (value := reach(r)) is not None]
+    _line(weights, reaches, "|p| x spread of log-ratios", GREEN)
 
     trained = any(record["step"] > 0 for record in records)
     for axes in figure.axes:
