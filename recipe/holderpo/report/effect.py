@@ -36,8 +36,8 @@ def without_effect(records: Sequence[Record], clip_level: str) -> dict[str, str]
         found["p"] = (
             f"note: p is without effect: |p| x spread of log-ratios was at most {max(reaches):.2g} in {STEPS} steps, and "
             f"acts from about {SMALLEST_EFFECT}. More updates per batch (a smaller "
-            "actor_rollout_ref.actor.ppo_mini_batch_size), a higher actor_rollout_ref.actor.optim.lr or algo=holder_dispersion "
-            "give it one."
+            "actor_rollout_ref.actor.ppo_mini_batch_size), a higher actor_rollout_ref.actor.optim.lr or "
+            "algo=holder_dispersion give it one."
         )
     fractions = [record["holder/clip_fraction"] for record in last]
     if clip_level != "none" and max(fractions) == 0:
