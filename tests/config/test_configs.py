@@ -266,8 +266,13 @@ def test_a_key_of_holder_is_refused_where_the_loss_is_a_baseline(tmp_path: Path)
     assert done.returncode != 0 and "holder.p_start" in done.stderr and "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("algo", sorted(p.stem for p in (ROOT / "conf/algo").glob("[!_]*.yaml")))
-@pytest.mark.parametrize("scale", [(1, 4), (2, 8), (50, 8)], ids=["4 GPUs", "16 GPUs", "400 GPUs"])
+ALGORITHMS = sorted(file.stem for file in (ROOT / "conf/algo").glob("[!_]*.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("algo", "scale"),
+    [*((algo, (2, 8)) for algo in ALGORITHMS), ("holder", (1, 4)), ("holder", (50, 8)), ("grpo", (50, 8))],
+)
 def test_the_gpu_preset_passes_our_checks_and_verls(
     algo: str, scale: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -100,7 +100,8 @@ def test_a_wrong_override_is_one_line() -> None:
         assert "\n" not in str(caught.value) and str(caught.value)
 
 
-def test_a_token_file_is_made_for_its_owner_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604])
+def test_a_token_file_is_made_for_its_owner_alone(mode: int, tmp_path: Path) -> None:
     environment = {"RAY_AUTH_TOKEN_PATH": str(tmp_path / "keys" / "token")}
     with pytest.raises(ConfigError, match="does not exist; allowed is a copy of the head's token file"):
         cluster.ensure_token(environment, make=False)
@@ -115,8 +116,8 @@ def test_a_token_file_is_made_for_its_owner_alone(tmp_path: Path) -> None:
     assert len(token) >= 32 and environment["RAY_AUTH_MODE"] == "token"
     cluster.ensure_token(environment, make=True)
     assert file.read_text() == token
-    file.chmod(0o644)
-    with pytest.raises(ConfigError, match="has mode 644; allowed is 600"):
+    file.chmod(mode)
+    with pytest.raises(ConfigError, match=f"has mode {mode:o}; allowed is 600"):
         cluster.ensure_token(environment, make=True)
 
 
