@@ -220,7 +220,7 @@ def test_a_number_is_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_unknown_key_of_ours_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VERL_PLATFORM", "cpu")
     for override, line in {
-        "+holder.foo=1": "holder.foo is not a key; allowed are schedule, p_start, p_end, steps, power, clip_level",
+        "+holder.foo=1": "holder.foo is not a key; allowed are rule, schedule, p_start, p_end",
         "~holder.schedule": "holder.schedule is missing; allowed are constant, linear, cosine, power, cubic",
         "+guard.loss_max=1": "guard.loss_max is not a key; allowed are on_nonfinite, ",
         "~holder": "holder is missing; allowed with loss mode holder is",

@@ -37,22 +37,22 @@ RULE_KEYS: dict[RuleName, tuple[tuple[str, ...], tuple[str, ...]]] = {
 class HolderSettings(Settings):
     """Group `holder`: the rule of p, and where the ratio is clipped."""
 
-    rule: RuleName = "schedule"
-    schedule: Shape | None = None
-    p_start: float | None = None
-    p_end: float | None = None
-    steps: Annotated[int, Field(ge=2, le=10**9)] | None = None
-    power: Annotated[float, Field(gt=0, le=1e6)] | None = None
-    delta_start: Annotated[float, Field(ge=-100, le=100)] | None = None
-    delta_end: Annotated[float, Field(ge=-100, le=100)] | None = None
-    spread_decay: Annotated[float, Field(ge=0, le=0.9999)] | None = None
-    spread_min: Annotated[float, Field(gt=0, le=100)] | None = None
-    p_max: Annotated[float, Field(gt=0, le=1000)] | None = None
-    ess_target: Annotated[float, Field(gt=0, le=1)] | None = None
-    ess_sign: Literal[-1, 0, 1] | None = None
-    reward_rate: Annotated[float, Field(ge=0, le=1000)] | None = None
+    rule: RuleName
+    schedule: Shape | None
+    p_start: float | None
+    p_end: float | None
+    steps: Annotated[int, Field(ge=2, le=10**9)] | None
+    power: Annotated[float, Field(gt=0, le=1e6)] | None
+    delta_start: Annotated[float, Field(ge=-100, le=100)] | None
+    delta_end: Annotated[float, Field(ge=-100, le=100)] | None
+    spread_decay: Annotated[float, Field(ge=0, le=0.9999)] | None
+    spread_min: Annotated[float, Field(gt=0, le=100)] | None
+    p_max: Annotated[float, Field(gt=0, le=1000)] | None
+    ess_target: Annotated[float, Field(gt=0, le=1)] | None
+    ess_sign: Literal[-1, 0, 1] | None
+    reward_rate: Annotated[float, Field(ge=0, le=1000)] | None
     clip_level: ClipLevel
-    length_weighted: bool = False
+    length_weighted: bool
 
     @model_validator(mode="after")
     def _fits_together(self) -> "HolderSettings":
