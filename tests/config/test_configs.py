@@ -227,8 +227,11 @@ def test_an_unknown_key_of_ours_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
         "actor_rollout_ref.actor.policy_loss.p=1": "actor_rollout_ref.actor.policy_loss.p is 1; allowed is null",
     }.items():
         with pytest.raises(ConfigError) as caught:
+            loss = ("clip_level=none", "length_weighted=false")  # which come from the group holder
             check_config(
-                _compose(override, "actor_rollout_ref.actor.policy_loss.clip_level=none", "run_dir=never-made")
+                _compose(
+                    override, *(f"actor_rollout_ref.actor.policy_loss.{key}" for key in loss), "run_dir=never-made"
+                )
             )
         assert len(caught.value.lines) == 1 and caught.value.lines[0].startswith(line), caught.value.lines
 
