@@ -67,3 +67,13 @@ def test_a_head_that_is_slow_to_start_is_asked_again(failures: int, monkeypatch:
             attach(Node(nodes=2, address="127.0.0.2", wait_s=0.0))
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_sigterm_while_ray_starts_ends_with_our_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**_: object) -> None:
+        raise SystemExit(signal.SIGTERM)  # as Ray's own handler
+
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(SystemExit) as ended:
+        attach(Node(nodes=2, address="127.0.0.2", wait_s=10**6))
+    assert ended.value.code == ExitStatus.STOPPED

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 from recipe.holderpo.config.errors import ConfigError
-from recipe.holderpo.fault_tolerance.signals import exit_on_sigterm
+from recipe.holderpo.fault_tolerance.signals import ExitStatus, exit_on_sigterm
 from recipe.holderpo.launch.settings import Node
 
 POLL_SECONDS = 0.5
@@ -156,6 +156,8 @@ def attach(node: Node) -> None:
             ray.init(address=f"{node.address}:{node.port}", log_to_driver=False, logging_level="ERROR")
             exit_on_sigterm()  # `ray.init` has replaced the handler
             return
+        except SystemExit:  # Ray's handler for SIGTERM, which `ray.init` installs before it is done
+            sys.exit(ExitStatus.STOPPED)
         except (ConnectionError, RuntimeError, RayError) as error:  # which of them depends on how far Ray is
             ray.shutdown()
             exit_on_sigterm()
