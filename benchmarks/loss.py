@@ -49,7 +49,7 @@ def make_losses(batch: int, length: int, device: str) -> dict[str, Callable[[], 
         mode = "seq-mean-token-mean"
         return lambda: torch.autograd.grad(function(old, new, advantages, mask, mode, config)[0], new)[0]
 
-    def holder(clip_level: ClipLevel, p: float) -> Callable[[], Tensor]:
+    def holder(clip_level: ClipLevel, p: float | Tensor) -> Callable[[], Tensor]:
         def run() -> Tensor:
             loss, _ = holder_policy_loss(new, old, advantages, mask, p, clip_level=clip_level)
             return torch.autograd.grad(loss, new)[0]
@@ -57,7 +57,9 @@ def make_losses(batch: int, length: int, device: str) -> dict[str, Callable[[], 
         return run
 
     losses = {name: verl_loss(name) for name in VERL_LOSSES}
-    return losses | {f"holder {level} p={p:g}": holder(level, p) for level in CLIP_LEVELS for p in HOLDER_P}
+    losses |= {f"holder {level} p={p:g}": holder(level, p) for level in CLIP_LEVELS for p in HOLDER_P}
+    per_response = torch.linspace(-2, 2, batch, device=device)
+    return losses | {f"holder {level} p per response": holder(level, per_response) for level in CLIP_LEVELS}
 
 
 def time_once(run: Callable[[], Tensor], device: str) -> float:
