@@ -1,5 +1,6 @@
 """p's last stretch (batch -> loss) and the reduction of metrics over micro-batches, ranks and mini-batches."""
 
+import math
 import random
 from collections.abc import Mapping
 from datetime import timedelta
@@ -14,10 +15,19 @@ import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 from tensordict import TensorDict
+from verl.utils import tensordict_utils as tu
 from verl.utils.metric import AggregationType, Metric, reduce_metrics
 
 from holderpo_core import REDUCTION
-from recipe.holderpo.training.worker import P_KEY, HolderWorkerMixin, finish_metrics, loss_with_step_p, split_metrics
+from recipe.holderpo.training.worker import (
+    P_KEY,
+    HolderWorkerMixin,
+    finish_grad_norm,
+    finish_metrics,
+    loss_with_step_p,
+    split_metrics,
+    with_grad_norm_square,
+)
 
 
 def _verl_metrics(values: dict[str, float]) -> dict[str, Metric]:
@@ -96,6 +106,29 @@ def test_a_batch_without_p_is_an_error_even_after_one_with_it() -> None:
     assert seen == [2.0]
 
 
+def test_the_spread_of_the_gradient_norm_over_a_steps_updates() -> None:
+    """By way of the output of verl's update, and its plain means over updates."""
+    norms = [0.5, 2.0, 0.25]
+    updates = iter(norms)
+
+    def train_batch(_: object) -> TensorDict:
+        return tu.get_tensordict(tensor_dict={}, non_tensor_dict={"metrics": {"grad_norm": next(updates), "lr": 1.0}})
+
+    outputs = [tu.get(with_grad_norm_square(train_batch)(None), "metrics") for _ in norms]
+    step = {f"actor/{key}": [output[key] for output in outputs] for key in outputs[0]}
+    metrics = reduce_metrics(step)
+    finish_grad_norm(metrics)
+    assert metrics == {
+        "actor/grad_norm": pytest.approx(2.75 / 3),
+        "actor/lr": 1.0,
+        "actor/grad_norm_std": pytest.approx(0.772262),
+    }
+    assert with_grad_norm_square(lambda: None)() is None
+    metrics = {"actor/grad_norm": math.nan, "actor/grad_norm_square": math.nan}
+    finish_grad_norm(metrics)
+    assert math.isnan(metrics["actor/grad_norm_std"])
+
+
 def _rank_that_saves(rank: int, address: str, fails: bool, out: str) -> None:
     """verl's order of events in a save, of which rank 1's writing fails: mkdir, meet, write, meet; then meet once more."""
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2, timeout=timedelta(seconds=30))
@@ -112,7 +145,7 @@ def _rank_that_saves(rank: int, address: str, fails: bool, out: str) -> None:
 
         def init_model(self) -> None:
             engine = SimpleNamespace(checkpoint_manager=Manager())
-            self.actor = SimpleNamespace(engine=engine, set_loss_fn=lambda loss_fn: None)
+            self.actor = SimpleNamespace(engine=engine, set_loss_fn=lambda loss_fn: None, train_batch=None)
             self.loss_fn: Any = None
 
         def save_checkpoint(self) -> None:

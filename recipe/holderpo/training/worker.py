@@ -5,6 +5,7 @@ leave the worker as sums and counts (means over sequences or tokens), as maxima 
 do not depend on how the batch was split; `finish_metrics` divides on the driver.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -23,6 +24,7 @@ from recipe.holderpo.policy_loss import METRIC_PREFIX, measured
 from recipe.holderpo.training.verl_internals import actor_config, wrap_save
 
 P_KEY = "holder_p"
+GRAD_NORM_SQUARE = "grad_norm_square"
 # The order whose Hölder mean is nearest to a loss of verl's, where it is not the arithmetic mean of token ratios (p = 1).
 BASELINE_P = {"gspo": 0.0, "geo_mean": 0.0}
 
@@ -82,6 +84,26 @@ def finish_metrics(metrics: dict[str, float]) -> dict[str, float]:
     return metrics
 
 
+def finish_grad_norm(metrics: dict[str, float]) -> None:
+    """Turn the mean square of the updates' gradient norms into their standard deviation, `actor/grad_norm_std`."""
+    variance = metrics.pop(f"actor/{GRAD_NORM_SQUARE}") - metrics["actor/grad_norm"] ** 2
+    metrics["actor/grad_norm_std"] = math.sqrt(max(variance, 0.0)) if math.isfinite(variance) else math.nan
+
+
+def with_grad_norm_square(train_batch: Callable[..., Any]) -> Callable[..., Any]:
+    """verl's update on a mini-batch, with the square of its gradient norm among its metrics, which verl averages over a step's
+    updates as it does the norm."""
+
+    def train_and_square(*args: Any, **kwargs: Any) -> Any:
+        output = train_batch(*args, **kwargs)
+        metrics = {} if output is None else tu.get(output, "metrics")  # one rank of several that hold the same has them
+        if "grad_norm" in metrics:
+            metrics[GRAD_NORM_SQUARE] = metrics["grad_norm"] ** 2
+        return output
+
+    return train_and_square
+
+
 class HolderWorkerMixin:
     """Over a verl worker class: p comes with each batch, and a save that fails is the driver's to judge."""
 
@@ -101,6 +123,7 @@ class HolderWorkerMixin:
             register_policy_loss(mode)(measured(get_policy_loss_fn(mode), BASELINE_P.get(mode, 1.0)))
         self.loss_fn = partial(loss_with_step_p if mode == "holder" else loss_with_exact_metrics, loss_fn=self.loss_fn)
         self.actor.set_loss_fn(self.loss_fn)
+        self.actor.train_batch = with_grad_norm_square(self.actor.train_batch)
 
     def _save(self, save: Callable[..., None], *args: Any, **kwargs: Any) -> None:
         """verl's writing of this rank's files, but an error (a full disk) is kept for `save_error`.
