@@ -91,8 +91,8 @@ def finish_grad_norm(metrics: dict[str, float]) -> None:
 
 
 def with_grad_norm_square(train_batch: Callable[..., Any]) -> Callable[..., Any]:
-    """verl's update on a mini-batch, with the square of its gradient norm among its metrics, which verl averages over a step's
-    updates as it does the norm."""
+    """verl's update on a mini-batch, with the square of its gradient norm among its metrics: verl averages it over a step's
+    updates, as it does the norm."""
 
     def train_and_square(*args: Any, **kwargs: Any) -> Any:
         output = train_batch(*args, **kwargs)
