@@ -38,7 +38,8 @@ def test_separate_async_trains_with_one_p_per_step_until_it_collapses(
     # The loss has used them: groups have advantages of both signs, and in the last step one p.
     assert all(r["holder/p_positive"] < r["holder/p_mean"] < r["holder/p_negative"] for r in records[:2])
     assert records[2]["holder/p_mean"] == pytest.approx(-1)
-    assert all(record["actor/grad_norm"] > 0 and record["actor/grad_norm_std"] > 0 for record in records)
+    # each update is a batch of its own here, so its gradient norm has no spread
+    assert all(record["actor/grad_norm"] > 0 and record["actor/grad_norm_std"] == 0 for record in records)
     # The server began with random weights: without the transfer its probabilities would be of another model.
     assert all(record["training/rollout_probs_diff_max"] < 1e-3 for record in records)
     assert max(record["training/off_policy/trajectory_staleness/max"] for record in records) <= 2
