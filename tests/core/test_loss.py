@@ -401,6 +401,15 @@ def test_metrics_equal_their_definitions(p: float) -> None:
     assert all(type(value) is float for value in metrics.values())
 
 
+def test_a_token_at_its_bound_is_not_beyond_it() -> None:
+    """As in the first mini-batch, where every ratio is 1, with a clip range of 0."""
+    zeros, mask = torch.zeros(2, 4), torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0]])
+    _, metrics = holder_policy_loss(
+        zeros, zeros, torch.tensor([1.0, -1.0]), mask, 2.0, clip_ratio_low=0.0, clip_ratio_high=0.0
+    )
+    assert metrics["token_clip_fraction"] == 0 and metrics["log_ratio_std"] == 0
+
+
 @pytest.mark.parametrize("clip_level", ["token", "both"])
 def test_envelopes_and_kl_are_those_before_the_token_clip(clip_level: ClipLevel) -> None:
     batch = make_batch()
