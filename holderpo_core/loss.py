@@ -1,7 +1,7 @@
 """The HölderPO policy loss: Hölder aggregation of token ratios with four ways of clipping (arXiv 2605.12058)."""
 
 import math
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -10,15 +10,15 @@ from holderpo_core.diagnostics import effective_sample_size, herfindahl, normali
 from holderpo_core.mean import (
     LARGEST_P,
     MaskedRows,
-    check_p,
     compute_dtype,
     holder_terms,
     mask_rows,
+    row_p,
     summarize_rows,
     with_gradient,
-    zero_masked,
 )
 from holderpo_core.metrics import reduce_rows
+from holderpo_core.rows import per_row_value, share_beyond, spread, token_bounds
 
 ClipLevel = Literal["sequence", "token", "none", "both"]
 CLIP_LEVELS: tuple[ClipLevel, ...] = ("sequence", "token", "none", "both")
@@ -109,30 +109,26 @@ def holder_policy_loss(
     """
     _check_options(clip_level, clip_ratio_low, clip_ratio_high, batch_size)
     _check_shapes(log_prob, old_log_prob, advantages, response_mask, rollout_is_weights)
-    p = check_p(p, len(log_prob))
     with torch.no_grad(), torch.autocast(log_prob.device.type, enabled=False):
         dtype = compute_dtype(log_prob.dtype)
         mask = response_mask.bool()
         rows = mask_rows(log_prob.to(dtype) - old_log_prob.to(dtype), mask)
-        nonempty, count = rows.nonempty, rows.count
+        nonempty, count, order = rows.nonempty, rows.count, row_p(p, rows)
         ones = torch.ones_like(count)
-        faults: dict[str, Tensor] = {}
-        advantage, faults["advantages"] = _per_row_value(advantages, mask, rows)
+        faults = {"p": order.isnan().to(dtype)}
+        advantage, faults["advantages"] = per_row_value(advantages, mask, rows)
         scale = ones / -(nonempty.sum().clamp_(min=1) if batch_size is None else batch_size)
         if rollout_is_weights is not None:
-            rollout_weight, fault = _per_row_value(rollout_is_weights, mask, rows)
+            rollout_weight, fault = per_row_value(rollout_is_weights, mask, rows)
             faults["rollout_is_weights"] = fault + (rollout_weight < 0)
             scale *= rollout_weight
-        if isinstance(p, Tensor):
-            faults["p"] = p.isnan().to(dtype)
 
-        lower = torch.full_like(advantage, -math.inf).masked_fill_(advantage < 0, math.log1p(-clip_ratio_low))
-        upper = torch.full_like(advantage, math.inf).masked_fill_(advantage > 0, math.log1p(clip_ratio_high))
+        lower, upper = token_bounds(advantage, clip_ratio_low, clip_ratio_high)
         before_clip = {
             "log_ratio_max": rows.max,
             "log_ratio_min": rows.min,
-            "log_ratio_std": _spread(rows),
-            "token_clip_fraction": _share_beyond(rows, lower, upper),
+            "log_ratio_std": spread(rows),
+            "token_clip_fraction": share_beyond(rows, lower, upper),
             "ppo_kl": rows.mean * -count,
         }
         clipped_mask: Tensor | None = None
@@ -143,7 +139,7 @@ def holder_policy_loss(
             clipped = rows.values.clamp(-math.log1p(clip_ratio_low), math.log1p(clip_ratio_high))
             rows, clipped_mask = _replace_tokens(rows, clipped)
 
-        terms = holder_terms(rows, p)
+        terms = holder_terms(rows, order)
         del rows  # its (B, T) tensors are the largest temporaries
         entropy = normalized_entropy(weight_entropy(terms.weights, terms.scaled, terms.log_normalizer), count)
         concentration = herfindahl(terms.weights)
@@ -179,9 +175,7 @@ def holder_policy_loss(
                 "effective_sample_size": effective_sample_size(concentration, count),
                 "bound": surrogate.square(),
                 "second_moment": surrogate.square() * concentration,
-                "p_mean": (p.to(dtype) if isinstance(p, Tensor) else torch.full_like(ones, p)).clamp(
-                    -LARGEST_P, LARGEST_P
-                ),
+                "p_mean": order.clamp(-LARGEST_P, LARGEST_P),
                 "sequences": ones,
                 "tokens": count,
             },
@@ -189,33 +183,14 @@ def holder_policy_loss(
             nonempty,
         )
 
-    for name, total in fault_sums.items():
-        if total != 0:
-            values = {"advantages": advantages, "rollout_is_weights": rollout_is_weights, "p": p}[name]
-            _raise_row_error(
-                name, cast(Tensor, values), response_mask, minimum=-math.inf if name == "advantages" else 0.0
-            )
+    if fault_sums["p"] != 0:
+        row = int(order.isnan().nonzero()[0])
+        raise ValueError(f"p of row {row} is nan; allowed is any real number, inf and -inf")
+    if fault_sums["advantages"] != 0:
+        _raise_row_error("advantages", advantages, response_mask, minimum=-math.inf)
+    if rollout_is_weights is not None and fault_sums["rollout_is_weights"] != 0:
+        _raise_row_error("rollout_is_weights", rollout_is_weights, response_mask, minimum=0.0)
     return with_gradient(log_prob, loss_value, terms.weights, coefficient), metrics
-
-
-def _spread(rows: MaskedRows) -> Tensor:
-    """(B,): standard deviation of each row's log-ratios, by their number, to sqrt(eps) times the size of their mean."""
-    # One pass, from sums of squares; the masked positions hold the mean.
-    squares: Tensor = torch.linalg.vecdot(rows.values, rows.values)
-    return ((squares - rows.values.shape[1] * rows.mean.square()) / rows.count).clamp_(min=0).sqrt_()
-
-
-def _share_beyond(rows: MaskedRows, lower: Tensor, upper: Tensor) -> Tensor:
-    """(B,): the share of each row's tokens above `upper` or below `lower` (B,), of which at least one is infinite."""
-    # By signs, which are 1 beyond the bound and -1 within it: torch's comparisons are several times slower on a CPU.
-    high = torch.isinf(lower)
-    side = high.to(lower.dtype).mul_(2).sub_(1)
-    bound = torch.where(high, upper, -lower)
-    bound = torch.nextafter(bound, torch.full_like(bound, math.inf))  # a token at the bound is within
-    signs = torch.addcmul(-bound[:, None], rows.values, side[:, None]).sign_().sum(1)
-    length = rows.values.shape[1]
-    masked = (length - rows.count) * (1 + (rows.mean * side - bound).sign())  # masked positions hold the mean
-    return (signs + length - masked).div_(2 * rows.count)
 
 
 def _replace_tokens(rows: MaskedRows, clipped: Tensor) -> tuple[MaskedRows, Tensor]:
@@ -225,29 +200,11 @@ def _replace_tokens(rows: MaskedRows, clipped: Tensor) -> tuple[MaskedRows, Tens
     return summarize_rows(clipped.mul_(rows.keep), rows.keep, rows.nonempty, rows.count), clipped_mask
 
 
-def _per_row_value(values: Tensor, mask: Tensor, rows: MaskedRows) -> tuple[Tensor, Tensor]:
-    """The value that each row's unmasked tokens share, (B,), 0 for a row without a token; and its fault, (B,): how far
-    the row's values lie apart, nan if one is not finite, 0 if all is well."""
-    values = values.to(rows.keep.dtype)
-    if values.ndim == 1:
-        row = torch.where(rows.nonempty, values, 0.0)
-        return row, row - row
-    values = zero_masked(values, mask)
-    high, low = values.amax(1), values.amin(1)
-    row = torch.where(high > -low, high, low)  # the shared value, as the others are the masked positions' 0
-    torch.lerp(row[:, None], values, rows.keep, out=values)  # and now the masked positions hold it too
-    return row, values.amax(1) - values.amin(1)
-
-
 def _raise_row_error(name: str, values: Tensor, response_mask: Tensor, minimum: float) -> None:
-    """Raise the error that the faults of `_per_row_value` announced, naming the first row at fault."""
+    """Raise the error that the faults of `per_row_value` announced, naming the first row at fault."""
     for i, (row, mask) in enumerate(zip(values, response_mask.bool(), strict=True)):
         unmasked = row[mask] if values.ndim == 2 else row[None] if mask.any() else row[:0]
         if unmasked.numel() == 0:
-            continue
-        if name == "p":
-            if unmasked.isnan().any():
-                raise ValueError(f"p of row {i} is nan; allowed is any real number, inf and -inf")
             continue
         low, high = unmasked.min().item(), unmasked.max().item()
         if not (math.isfinite(low) and math.isfinite(high)):

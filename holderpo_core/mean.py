@@ -74,26 +74,6 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def check_p(p: float | Tensor, batch: int) -> float | Tensor:
-    """p as it is computed with: a number as a float, 0 for |p| < 1e-30 and ±inf for |p| > 1e20; a tensor as it is.
-
-    Raises TypeError for anything but a Python number or a tensor of floats, ValueError for a number that is nan and for a
-    tensor of another shape than (batch,)."""
-    if isinstance(p, Tensor):
-        if not p.is_floating_point():
-            raise TypeError(f"p must be a Python float or a tensor of floats, got a tensor of {p.dtype}")
-        if p.shape != (batch,):
-            raise ValueError(f"p has shape {tuple(p.shape)}; allowed is a number, or one for each response: ({batch},)")
-        return p.detach()
-    if isinstance(p, bool) or not isinstance(p, (int, float)):
-        raise TypeError(f"p must be a Python float or a tensor of floats, got {type(p).__name__}")
-    if math.isnan(p):
-        raise ValueError("p is nan; allowed is any real number, inf and -inf")
-    if abs(p) < SMALLEST_P:
-        return 0.0
-    return math.copysign(math.inf, p) if abs(p) > LARGEST_P else float(p)
-
-
 def mask_rows(log_ratio: Tensor, response_mask: Tensor) -> MaskedRows:
     """Select the unmasked tokens of (B, T) log-ratios, whatever stands in masked positions (NaN and inf included)."""
     keep = response_mask.bool().int().to(log_ratio.dtype)  # by way of int: bool to float is three times slower on a CPU
@@ -117,18 +97,36 @@ def summarize_rows(values: Tensor, keep: Tensor, nonempty: Tensor, count: Tensor
     return MaskedRows(values, keep, nonempty, count, mean, values.amax(1), values.amin(1))
 
 
-def holder_terms(rows: MaskedRows, p: float | Tensor) -> HolderTerms:
+def row_p(p: float | Tensor, rows: MaskedRows) -> Tensor:
+    """p of each row as it is computed with, (B,) in the dtype of `rows`: 0 for |p| < 1e-30, and for a row without a token,
+    whose log-ratio is 0 at any p, nan included.
+
+    Raises TypeError for anything but a Python number or a tensor of floats, ValueError for a number that is nan and for a
+    tensor of another shape than (B,)."""
+    batch = len(rows.count)
+    if isinstance(p, Tensor):
+        if not p.is_floating_point():
+            raise TypeError(f"p must be a Python float or a tensor of floats, got a tensor of {p.dtype}")
+        if p.shape != (batch,):
+            raise ValueError(f"p has shape {tuple(p.shape)}; allowed is a number, or one for each response: ({batch},)")
+    elif isinstance(p, bool) or not isinstance(p, (int, float)):
+        raise TypeError(f"p must be a Python float or a tensor of floats, got {type(p).__name__}")
+    elif math.isnan(p):
+        raise ValueError("p is nan; allowed is any real number, inf and -inf")
+    else:
+        # torch refuses to make a float32 of a number beyond its range
+        p = torch.full_like(rows.count, math.copysign(math.inf, p) if abs(p) > LARGEST_P else p)
+    p = p.detach().to(rows.count.dtype)
+    return torch.where(rows.nonempty & ~(p.abs() < SMALLEST_P), p, 0.0)
+
+
+def holder_terms(rows: MaskedRows, p: Tensor) -> HolderTerms:
     """Value and weights of the Hölder mean of `rows`, whose `values` are overwritten (they become `scaled`).
 
-    p comes from `check_p`: a number, or one for each row (B,). The limits p = 0 and ±inf are the same expressions with
-    other constants, so that rows of every kind can stand side by side: at 0 every z is 0, and at ±inf, with c the extreme
-    and b = 0, it is 0 at the tokens that attain it and below -10^20 times their distance elsewhere."""
+    p (B,) comes from `row_p`. The limits p = 0 and ±inf are the same expressions with other constants, so that rows of every
+    kind can stand side by side: at 0 every z is 0, and at ±inf, with c the extreme and b = 0, it is 0 at the tokens that
+    attain it and below -10^20 times their distance elsewhere."""
     values, keep, count = rows.values, rows.keep, rows.count
-    if isinstance(p, Tensor):
-        # a row without a token has log-ratio 0 at any p, nan included
-        p = torch.where(rows.nonempty & (p.abs() >= SMALLEST_P) | p.isnan() & rows.nonempty, p.to(values.dtype), 0.0)
-    else:
-        p = torch.full_like(count, p)
     infinite = p.abs() > LARGEST_P
     extreme = torch.where(p > 0, rows.max, rows.min)
     steep = ((extreme - rows.mean) * p > MAX_EXPONENT) | infinite
@@ -180,9 +178,9 @@ def _log_ratio_terms(log_ratio: Tensor, response_mask: Tensor, p: float | Tensor
             "log_ratio and response_mask must have one shape (B, T) with B, T >= 1, got "
             f"{tuple(log_ratio.shape)} and {tuple(response_mask.shape)}"
         )
-    p = check_p(p, len(log_ratio))
     with torch.no_grad(), torch.autocast(log_ratio.device.type, enabled=False):
-        return holder_terms(mask_rows(log_ratio.to(compute_dtype(log_ratio.dtype)), response_mask), p)
+        rows = mask_rows(log_ratio.to(compute_dtype(log_ratio.dtype)), response_mask)
+        return holder_terms(rows, row_p(p, rows))
 
 
 def log_holder_mean(log_ratio: Tensor, response_mask: Tensor, p: float | Tensor) -> Tensor:

@@ -1,13 +1,13 @@
 """The order of a training step: one p for all responses, one for each sign of the advantage, or one for each response."""
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from holderpo_core.diagnostics import effective_sample_size, herfindahl
 from holderpo_core.mean import MaskedRows, compute_dtype, holder_terms, mask_rows, zero_masked
+from holderpo_core.rows import per_row_value, share_beyond, token_bounds
 
 BISECTIONS = 20  # of [0, 1]: p to 1e-6
 
@@ -55,25 +55,20 @@ def response_p(
     if isinstance(order, (int, float)):
         return order
     with torch.no_grad(), torch.autocast(log_prob.device.type, enabled=False):
-        mask = response_mask.bool()
-        values = advantages[:, None] if advantages.ndim == 1 else zero_masked(advantages.to(torch.float32), mask)
-        negative = values.amin(1) < 0
+        dtype, mask = compute_dtype(log_prob.dtype), response_mask.bool()
         if isinstance(order, SignedP):
-            return torch.where(negative, order.negative, order.positive).to(compute_dtype(log_prob.dtype))
-        dtype = compute_dtype(log_prob.dtype)
+            values = advantages[:, None] if advantages.ndim == 1 else zero_masked(advantages.to(dtype), mask)
+            return torch.where(values.amin(1) < 0, order.negative, order.positive).to(dtype)
         rows = mask_rows(log_prob.to(dtype) - old_log_prob.to(dtype), mask)
-        positive = values.amax(1) > 0
-        upper = torch.where(positive, math.log1p(clip_ratio_high), math.inf).to(dtype)
-        lower = torch.where(negative, math.log1p(-clip_ratio_low), -math.inf).to(dtype)
-        beyond = ((rows.values > upper[:, None]) | (rows.values < lower[:, None])) & mask
-        return _trajectory_p(rows, beyond.sum(1) / rows.count)
+        advantage, _ = per_row_value(advantages, mask, rows)
+        return _trajectory_p(rows, share_beyond(rows, *token_bounds(advantage, clip_ratio_low, clip_ratio_high)))
 
 
 def _trajectory_p(rows: MaskedRows, beyond: Tensor) -> Tensor:
     """(B,): the p of `TrajectoryP` by bisection, where ESS falls with p (Thm 1's companion for sum W^2)."""
 
     def sample_size(p: Tensor) -> Tensor:
-        copy = MaskedRows(rows.values.clone(), rows.keep, rows.nonempty, rows.count, rows.mean, rows.max, rows.min)
+        copy = replace(rows, values=rows.values.clone())  # `holder_terms` overwrites them
         return effective_sample_size(herfindahl(holder_terms(copy, p).weights), rows.count)
 
     low, high = torch.zeros_like(rows.count), torch.ones_like(rows.count)

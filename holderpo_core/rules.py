@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from holderpo_core.order import Order, SignedP, TrajectoryP
 from holderpo_core.schedule import Schedule
@@ -15,7 +15,12 @@ class PRule(Protocol):
     In step N, counted from 1, a trainer calls `next_p(N)` once and keeps the answer for the whole step, then `observe`
     once with the step's metrics. The state is part of a checkpoint: it is read after `observe` and restored before the
     next `next_p`.
+
+    Attributes:
+        reads_reward: whether `observe` needs `reward/mean`, for which the trainer has to fetch the step's rewards.
     """
+
+    reads_reward: ClassVar[bool]
 
     def next_p(self, step: int) -> Order:
         """The order of training step `step`, counted from 1."""
@@ -23,7 +28,7 @@ class PRule(Protocol):
 
     def observe(self, step: int, metrics: Mapping[str, float]) -> None:
         """Take in the metrics of a finished step that are known before its checkpoint: the loss's (`holder/*`), the
-        update's (`actor/*`) and the rewards' (`reward/mean`)."""
+        update's (`actor/*`) and, with `reads_reward`, the mean reward of its samples (`reward/mean`)."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -37,6 +42,8 @@ class PRule(Protocol):
 
 class _Stateless:
     """A rule that is a function of the step alone."""
+
+    reads_reward: ClassVar[bool] = False
 
     def observe(self, step: int, metrics: Mapping[str, float]) -> None:
         pass
@@ -104,6 +111,7 @@ class _FromSpread:
     """A rule whose state is a moving average of the spread of log-ratios within responses, `holder/log_ratio_std`."""
 
     METRIC = "holder/log_ratio_std"
+    reads_reward: ClassVar[bool] = False
 
     def __init__(self, spread_decay: float, spread_min: float, p_max: float):
         self.spread = MovingAverage(spread_decay)
@@ -176,6 +184,7 @@ class RewardP:
     """
 
     METRIC = "reward/mean"
+    reads_reward: ClassVar[bool] = True
 
     def __init__(self, rate: float):
         self.rate = rate

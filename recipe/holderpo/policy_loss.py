@@ -1,7 +1,5 @@
 """Loss mode `holder`: verl's policy-loss signature on one side, `holderpo_core` on the other."""
 
-import functools
-import inspect
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -104,16 +102,30 @@ def measured(loss: PolicyLossFn, p: float) -> PolicyLossFn:
     """A loss of verl's, whose metrics are joined by the Hölder loss's of the same micro-batch: as if it had been trained with
     the sequence clip at p, and each response with its mean advantage. The loss itself stays as it is."""
 
-    @functools.wraps(loss)
-    def loss_and_measures(*args: Any, **kwargs: Any) -> tuple[torch.Tensor, dict[str, Any]]:
-        call = inspect.signature(loss).bind(*args, **kwargs).arguments
-        value, metrics = loss(*args, **kwargs)
+    def loss_and_measures(
+        old_log_prob: torch.Tensor,
+        log_prob: torch.Tensor,
+        advantages: torch.Tensor,
+        response_mask: torch.Tensor,
+        loss_agg_mode: str,
+        config: ActorConfig,
+        rollout_is_weights: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
+        value, metrics = loss(
+            old_log_prob=old_log_prob,
+            log_prob=log_prob,
+            advantages=advantages,
+            response_mask=response_mask,
+            loss_agg_mode=loss_agg_mode,
+            config=config,
+            rollout_is_weights=rollout_is_weights,
+        )
+        mask, (low, high) = response_mask.bool(), _clip_ratios(config)
+        sums = advantages.masked_fill(~mask, 0).sum(1)
         with torch.no_grad():
-            mask, (low, high) = call["response_mask"].bool(), _clip_ratios(call["config"])
-            sums = call["advantages"].masked_fill(~mask, 0).sum(1)
             _, measures = holder_policy_loss(
-                call["log_prob"],
-                call["old_log_prob"],
+                log_prob,
+                old_log_prob,
                 (sums / mask.sum(1).clamp(min=1)).nan_to_num(0, 0, 0),
                 mask,
                 p,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from holderpo_core import effective_sample_size, herfindahl, holder_weights, log_holder_mean, weight_entropy
-from holderpo_core.mean import holder_terms, mask_rows
+from holderpo_core.mean import holder_terms, mask_rows, row_p
 
 EPS32 = 2.0**-24
 P_VALUES = [0.0, *(s * p for s in (1, -1) for p in (1e-30, 1e-12, 1e-6, 1e-4, 1e-2, 0.3, 1.0, 2.0, 7.5, 20.0, 50.0))]
@@ -294,7 +294,8 @@ theorem = settings(max_examples=150, deadline=None)
 def terms64(log_ratio: list[float], p: float) -> tuple[Tensor, Tensor, float, float]:
     """d (T,), W(p) (T,), log rho_p and the entropy of W(p), float64."""
     d = torch.tensor(log_ratio, dtype=torch.float64)
-    terms = holder_terms(mask_rows(d[None], full_mask(d[None])), p)
+    rows = mask_rows(d[None], full_mask(d[None]))
+    terms = holder_terms(rows, row_p(p, rows))
     entropy = weight_entropy(terms.weights, terms.scaled, terms.log_normalizer)
     return d, terms.weights[0], terms.log_mean.item(), entropy.item()
 

@@ -84,7 +84,7 @@ MUTATIONS = (
     Mutation(
         "the rule of p does not see the metrics",
         _TRAINER,
-        '            self.p.observe(self.global_steps, metrics | {"reward/mean": mean_reward(batch)})\n',
+        "            self.p.observe(self.global_steps, metrics | reward)\n",
         "            pass\n",
         _WIRING,
     ),

@@ -25,7 +25,7 @@ TRAINING = {
     "timing_s/testing": 6.0,
 }
 HOLDER = {"holder/p": 1.186, "holder/rho_min": 0.9812, "holder/rho_max": 1.0489, "holder/clip_fraction": 0.0312}
-BASELINE = {"actor/pg_clipfrac": 0.0217}
+BASELINE = {"actor/pg_clipfrac": 0.0217, "holder/rho_min": 0.9, "holder/rho_max": 1.1, "holder/clip_fraction": 0.5}
 
 
 @pytest.mark.parametrize(

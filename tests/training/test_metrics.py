@@ -32,6 +32,6 @@ def test_an_episodes_numbers_are_those_of_its_last_sample() -> None:
 
 
 def test_an_episode_whose_last_sample_has_no_numbers_has_none() -> None:
-    assert reward_metrics(["a_0_0", "a_0_1"], [1.0, 1.0], [{"steps": 1.0}, {}]).keys() == {
-        "group/zero_variance_fraction", "group/all_wrong_fraction", "group/all_right_fraction",
+    assert reward_metrics(["a_0_0", "a_0_1"], [1.0, 1.0], [{"steps": 1.0}, {}]) == {
+        "group/zero_variance_fraction": 1.0, "group/all_wrong_fraction": 0.0, "group/all_right_fraction": 1.0,
     }  # fmt: skip

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -13,6 +13,8 @@ from recipe.holderpo.training.step_p import StepP, order_metrics
 
 class Controller:
     """A rule with a memory: p falls by the largest log-ratio that it was ever shown, and counts how often it is asked."""
+
+    reads_reward: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self.largest, self.asked = 0.0, 0
@@ -35,11 +37,13 @@ def steps(p: StepP, first: int, ratios: list[float]) -> list[float]:
     """The p of each step; it is read by several micro-batches, and the rule sees the step's metrics at its end."""
     values: list[float] = []
     for step, ratio in enumerate(ratios, start=first):
-        read = {order for _ in range(3) if isinstance(order := p.at(step), float)}
+        read = {p.at(step) for _ in range(3)}
         assert len(read) == 1
         p.observe(step, {"holder/log_ratio_max": ratio})
-        assert p.at(step) in read, "the step's p does not change when its metrics are known"
-        values += read
+        order = p.at(step)
+        assert order in read, "the step's p does not change when its metrics are known"
+        assert isinstance(order, float)
+        values.append(order)
     return values
 
 

@@ -81,6 +81,14 @@ def test_a_save_goes_through_the_engines_checkpoint_manager() -> None:
     assert calls == ["ours", "verl's"]
 
 
+def test_an_update_goes_through_the_workers_train_batch() -> None:
+    assert "self.train_batch(" in inspect.getsource(TrainingWorker.train_mini_batch)
+    assert "self.actor.train_mini_batch(" in inspect.getsource(ActorRolloutRefWorker.update_actor)
+    worker = SimpleNamespace(actor=SimpleNamespace(train_batch=lambda data: data + 1))
+    verl_internals.wrap_update(worker, lambda update: lambda data: 10 * update(data))
+    assert worker.actor.train_batch(3) == 40
+
+
 def test_the_queues_handles_are_where_they_are_looked_for() -> None:
     assert hasattr(queue, "_TQ_CONTROLLER") and hasattr(queue, "_TQ_STORAGE")
     source = inspect.getsource(queue)

@@ -39,9 +39,10 @@ def step_line(metrics: dict[str, float], total_steps: int) -> str:
         parts.append(f"acc {sampled:.2f}" + ("" if greedy is None else f" (greedy {greedy:.2f})"))
     elif greedy is not None:
         parts.append(f"greedy acc {greedy:.2f}")
-    if "holder/rho_min" in metrics:
+    if "holder/p" in metrics and "holder/rho_min" in metrics:
         parts.append(f"rho {_short(metrics['holder/rho_min'])}-{_short(metrics['holder/rho_max'])}")
-    clip_fraction = metrics.get("holder/clip_fraction", metrics.get("actor/pg_clipfrac"))
+    # A baseline's own; it is measured as if it had the sequence clip, too.
+    clip_fraction = metrics.get("actor/pg_clipfrac", metrics.get("holder/clip_fraction"))
     if clip_fraction is not None:
         parts.append(f"clip {clip_fraction:.0%}")
     if "actor/entropy" in metrics:

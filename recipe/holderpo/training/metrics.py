@@ -16,7 +16,7 @@ def further_metrics(batch: KVBatchMeta, metrics: Mapping[str, float]) -> dict[st
     data = tq.kv_batch_get(
         keys=batch.keys, partition_id=batch.partition_id, select_fields=["rm_scores", "extra_fields"]
     )
-    real = [row for row, tag in enumerate(batch.tags) if not tag.get("is_padding", False)]
+    real = _real_rows(batch)
     extra_fields, scores = data.pop("extra_fields").tolist(), data["rm_scores"]
     keys = [batch.keys[row] for row in real]
     rewards = [float(scores[row].sum()) for row in real]
@@ -27,8 +27,11 @@ def further_metrics(batch: KVBatchMeta, metrics: Mapping[str, float]) -> dict[st
 def mean_reward(batch: KVBatchMeta) -> float:
     """Mean reward of a step's samples, without those that only fill the batch."""
     scores = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["rm_scores"])["rm_scores"]
-    real = [float(row.sum()) for row, tag in zip(scores, batch.tags, strict=True) if not tag.get("is_padding", False)]
-    return float(np.mean(real))
+    return float(np.mean([float(scores[row].sum()) for row in _real_rows(batch)]))
+
+
+def _real_rows(batch: KVBatchMeta) -> list[int]:
+    return [row for row, tag in enumerate(batch.tags) if not tag.get("is_padding", False)]
 
 
 def reward_metrics(keys: list[str], rewards: list[float], extras: list[dict[str, Any]]) -> dict[str, float]:

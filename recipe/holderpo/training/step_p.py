@@ -7,6 +7,8 @@ from typing import Any
 from holderpo_core import Order, PRule, SignedP, TrajectoryP
 from recipe.holderpo.report.record import from_plain, plain_metrics
 
+TRAJECTORY = "trajectory"  # `TrajectoryP` in a manifest
+
 
 class StepP:
     """Asks the rule of p once per step and keeps the answer for the whole step, however often it is read.
@@ -51,14 +53,16 @@ def order_metrics(order: Order, p_mean: float) -> dict[str, float]:
 
 def _to_plain(order: Order | None) -> Any:
     """As JSON can hold it, which has no infinity."""
-    if order is None or isinstance(order, TrajectoryP):
-        return None if order is None else "trajectory"
     if isinstance(order, SignedP):
         return plain_metrics(asdict(order))
-    return plain_metrics({"p": order})["p"]
+    if isinstance(order, TrajectoryP):
+        return TRAJECTORY
+    return None if order is None else plain_metrics({"p": order})["p"]
 
 
 def _from_plain(plain: Any) -> Order | None:
-    if plain is None or plain == "trajectory":
-        return None if plain is None else TrajectoryP()
-    return SignedP(**from_plain(plain)) if isinstance(plain, dict) else from_plain({"p": plain})["p"]
+    if isinstance(plain, dict):
+        return SignedP(**from_plain(plain))
+    if plain == TRAJECTORY:
+        return TrajectoryP()
+    return None if plain is None else from_plain({"p": plain})["p"]

@@ -125,7 +125,8 @@ class HolderTrainerMixin(PPOTrainer):
         batch = super().step(metrics, timing_raw)
         check_alive(processes_of(self), AFTER_STEP_SECONDS)  # verl continues with fewer samples than it asked for
         if self.p is not None:
-            self.p.observe(self.global_steps, metrics | {"reward/mean": mean_reward(batch)})
+            reward = {"reward/mean": mean_reward(batch)} if self.p.rule.reads_reward else {}
+            self.p.observe(self.global_steps, metrics | reward)
         self._trained = batch, metrics
         if stop_requested(self.config.run_dir) and self.global_steps < self.total_training_steps:
             self._save_checkpoint()

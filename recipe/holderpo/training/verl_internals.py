@@ -47,6 +47,11 @@ def wrap_save(worker: Any, wrap: Callable[[Callable[..., None]], Callable[..., N
     manager.save_checkpoint = wrap(manager.save_checkpoint)
 
 
+def wrap_update(worker: Any, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    """Replace the update on one mini-batch, which verl's worker calls for each of a step and whose metrics it averages."""
+    worker.actor.train_batch = wrap(worker.actor.train_batch)
+
+
 def processes_of(trainer: PPOTrainer) -> list[ActorHandle]:
     """What a sample or a weight passes through on its way. (The loss of a training worker ends the call to it.)
 

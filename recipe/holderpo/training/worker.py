@@ -21,7 +21,7 @@ from verl.workers.engine_workers import ActorRolloutRefWorker
 
 from holderpo_core import REDUCTION
 from recipe.holderpo.policy_loss import METRIC_PREFIX, measured
-from recipe.holderpo.training.verl_internals import actor_config, wrap_save
+from recipe.holderpo.training.verl_internals import actor_config, wrap_save, wrap_update
 
 P_KEY = "holder_p"
 GRAD_NORM_SQUARE = "grad_norm_square"
@@ -123,7 +123,7 @@ class HolderWorkerMixin:
             register_policy_loss(mode)(measured(get_policy_loss_fn(mode), BASELINE_P.get(mode, 1.0)))
         self.loss_fn = partial(loss_with_step_p if mode == "holder" else loss_with_exact_metrics, loss_fn=self.loss_fn)
         self.actor.set_loss_fn(self.loss_fn)
-        self.actor.train_batch = with_grad_norm_square(self.actor.train_batch)
+        wrap_update(self, with_grad_norm_square)
 
     def _save(self, save: Callable[..., None], *args: Any, **kwargs: Any) -> None:
         """verl's writing of this rank's files, but an error (a full disk) is kept for `save_error`.
