@@ -22,7 +22,7 @@ FLOORS = (
     ("recipe.holderpo.fault_tolerance",),
     ("recipe.holderpo.training", "recipe.holderpo.evaluation"),
     ("recipe.holderpo.tasks",),
-    ("recipe.holderpo.main",),
+    ("recipe.holderpo.main", "recipe.holderpo.study"),
     ("recipe.holderpo.launch", "recipe.holderpo.plugin"),
     ("recipe.holderpo.doctor", "recipe.holderpo.plan"),
 )

@@ -38,33 +38,45 @@ def split_problems(problems: Sequence[Problem], val_size: int, seed: int) -> tup
 
 
 def write_parquet_files(
-    folder: Path, data_source: str, train: Sequence[Problem], val: Sequence[Problem], val_samples: int
+    folder: Path,
+    data_source: str,
+    train: Sequence[Problem],
+    val: Sequence[Problem],
+    val_samples: int,
+    greedy: bool = True,
 ) -> None:
     """Write ``train.parquet`` and ``val.parquet`` into ``folder``; equal arguments give equal bytes.
 
     Each validation problem has two rows: ``data_source`` is sampled ``val_samples`` times, ``data_source + "_greedy"``
-    decoded once with ``extra_info.greedy``. verl takes the number of samples of a row from its column
-    ``__rollout_n__``; the training file has none, so that ``rollout.n`` holds there.
+    decoded once with ``extra_info.greedy``; without ``greedy`` it has the first alone. verl takes the number of samples of
+    a row from its column ``__rollout_n__``; the training file has none, so that ``rollout.n`` holds there.
     """
     _write(folder / TRAIN_FILE, [_row(problem, data_source, "train", i) for i, problem in enumerate(train)])
     rows = []
     for index, problem in enumerate(val):
         sampled = _row(problem, data_source, "val", 2 * index)
-        greedy = _row(problem, data_source + GREEDY_SUFFIX, "val", 2 * index + 1)
-        greedy["extra_info"]["greedy"] = True
-        rows += [sampled | {"__rollout_n__": val_samples}, greedy | {"__rollout_n__": 1}]
+        rows.append(sampled | {"__rollout_n__": val_samples})
+        if greedy:
+            row = _row(problem, data_source + GREEDY_SUFFIX, "val", 2 * index + 1)
+            row["extra_info"]["greedy"] = True
+            rows.append(row | {"__rollout_n__": 1})
     _write(folder / VAL_FILE, rows)
 
 
 def ensure_problem_files(
-    folder: Path, data_source: str, train: Sequence[Problem], val: Sequence[Problem], val_samples: int
+    folder: Path,
+    data_source: str,
+    train: Sequence[Problem],
+    val: Sequence[Problem],
+    val_samples: int,
+    greedy: bool = True,
 ) -> tuple[Path, Path]:
     """`write_parquet_files` into a cached folder, unless it holds these problems; return (train, validation) files."""
 
     def build(new: Path) -> None:
-        write_parquet_files(new, data_source, train, val, val_samples)
+        write_parquet_files(new, data_source, train, val, val_samples, greedy)
 
-    content = repr([train, val])
+    content = repr([train, val, greedy])
     settings = {"version": 2, "val_samples": val_samples, "sha256": hashlib.sha256(content.encode()).hexdigest()}
     cached_folder(folder, settings, build)
     return folder / TRAIN_FILE, folder / VAL_FILE

@@ -8,10 +8,12 @@ which verl's agent loop requires of Qwen models.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from tokenizers import AddedToken
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
@@ -36,16 +38,18 @@ class TinyModelConfig:
     num_layers: int = 3
     num_heads: int = 4
     max_length: int = 256
+    initializer_range: float = 0.02  # standard deviation of the initial weights
 
 
-def build_tokenizer() -> Qwen2Tokenizer:
-    """Return the byte-level tokenizer: ids 0-255 are the symbols of the 256 bytes, sorted, then ``SPECIAL_TOKENS``.
+def build_tokenizer(words: Sequence[str] = ()) -> Qwen2Tokenizer:
+    """Return the byte-level tokenizer: ids 0-255 are the symbols of the 256 bytes, sorted, then ``SPECIAL_TOKENS``, then
+    ``words``, which are a token each wherever they occur.
 
     Like every Qwen2 tokenizer it normalises text to NFC before encoding, so decoding gives back the NFC form.
     """
     vocab = {symbol: index for index, symbol in enumerate(sorted(ByteLevel.alphabet()))}
     vocab |= {token: len(vocab) + offset for offset, token in enumerate(SPECIAL_TOKENS)}
-    return Qwen2Tokenizer(
+    tokenizer = Qwen2Tokenizer(
         vocab=vocab,
         merges=[],
         unk_token=None,
@@ -55,6 +59,8 @@ def build_tokenizer() -> Qwen2Tokenizer:
         chat_template=CHAT_TEMPLATE,
         model_max_length=TinyModelConfig.max_length,
     )
+    tokenizer.add_tokens([AddedToken(word, special=False, normalized=False) for word in words])
+    return tokenizer
 
 
 def build_model(config: TinyModelConfig, tokenizer: Qwen2Tokenizer, seed: int) -> Qwen2ForCausalLM:
@@ -71,6 +77,7 @@ def build_model(config: TinyModelConfig, tokenizer: Qwen2Tokenizer, seed: int) -
                 num_key_value_heads=config.num_heads,
                 max_position_embeddings=config.max_length,
                 rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+                initializer_range=config.initializer_range,
                 tie_word_embeddings=True,
                 bos_token_id=None,
                 eos_token_id=tokenizer.eos_token_id,
