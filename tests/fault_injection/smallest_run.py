@@ -16,6 +16,7 @@ def smallest_run(folder: Path) -> list[str]:
     save_model(model, tokenizer, folder / "model")
     train, val = ensure_data(folder)
     return [
+        "model=tiny",
         "embedded_model=null",
         "embedded_data=null",
         f"actor_rollout_ref.model.path={folder}/model",

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_every_name_that_a_task_gives_can_be_loaded() -> None:
-    assert set(tasks()) == {"arithmetic", "addition", "alfworld"}
+    assert set(tasks()) == {"arithmetic", "addition", "alfworld", "clock"}
     for name in (*embedded_data().values(), *embedded_models().values()):
         assert callable(load(name)), name
     assert set(advantage_estimators()) == {"step_grpo"}
