@@ -9,6 +9,7 @@ import os
 import sys
 from functools import partial
 from itertools import product
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -56,9 +57,8 @@ def mini_batch() -> TensorDict:
     )
 
 
-def main() -> None:
-    model_dir, out, port = *sys.argv[1:3], sys.argv[5]
-    rank, world = map(int, sys.argv[3:5])
+def start_engine(model_dir: str, rank: int, world: int, port: str) -> Any:
+    """verl's FSDP2 engine for a model, in a process group over gloo."""
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
     dist.init_process_group("cpu:gloo", rank=rank, world_size=world)
     fp32 = {"param_dtype": "fp32", "reduce_dtype": "fp32", "buffer_dtype": "fp32"}
@@ -80,6 +80,22 @@ def main() -> None:
         checkpoint_config=CheckpointConfig(),
     )
     engine.initialize()
+    return engine
+
+
+def gradient_of(engine: Any, data: TensorDict, loss_fn: Any) -> tuple[torch.Tensor, dict[str, Metric]]:
+    """The full gradient of a batch's loss, and this rank's metrics."""
+    with engine.train_mode():
+        engine.optimizer_zero_grad()
+        output = engine.forward_backward_batch(data, loss_fn)
+        gradient = torch.cat([p.grad.full_tensor().flatten() for p in engine.module.parameters()])
+    return gradient, output["metrics"]
+
+
+def main() -> None:
+    model_dir, out, port = *sys.argv[1:3], sys.argv[5]
+    rank, world = map(int, sys.argv[3:5])
+    engine = start_engine(model_dir, rank, world, port)
     results = {}
     share = SEQUENCES // world
     splits: list[dict[str, object]] = [
@@ -108,12 +124,9 @@ def main() -> None:
             **{P_KEY: -1.3},
             **split,
         )
-        with engine.train_mode():
-            engine.optimizer_zero_grad()
-            output = engine.forward_backward_batch(data, loss_fn)
-            gradient = torch.cat([p.grad.full_tensor().flatten() for p in engine.module.parameters()])
+        gradient, own = gradient_of(engine, data, loss_fn)
         gathered: list[dict[str, Metric]] = [{} for _ in range(world)]
-        dist.all_gather_object(gathered, output["metrics"])
+        dist.all_gather_object(gathered, own)
         if rank == 0:
             merged = {f"actor/{key}": [Metric.aggregate_dp([m[key] for m in gathered])] for key in gathered[0]}
             metrics = finish_metrics(reduce_metrics(merged))
