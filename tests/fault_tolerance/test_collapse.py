@@ -18,7 +18,10 @@ from recipe.holderpo.fault_tolerance.collapse import (
 )
 
 HEALTHY = {"actor/entropy": 0.5, "actor/grad_norm": 1.0, "holder/log_ratio_max": 0.1, "holder/log_ratio_min": -0.2}
-LIMITS = GuardSettings(entropy_min=0.1, entropy_max=2.0, grad_norm_max=10.0, log_ratio_max=1.0, steps=3)
+HEALTHY |= {"holder/first_log_ratio_max": 0.01}
+LIMITS = GuardSettings(
+    entropy_min=0.1, entropy_max=2.0, grad_norm_max=10.0, log_ratio_max=1.0, first_log_ratio_max=0.05, steps=3
+)
 
 
 @pytest.mark.parametrize(
@@ -29,6 +32,7 @@ LIMITS = GuardSettings(entropy_min=0.1, entropy_max=2.0, grad_norm_max=10.0, log
         ("actor/grad_norm", 11.0, "gradient norm is 11, above 10"),
         ("actor/grad_norm", math.nan, "gradient norm is nan, above 10"),
         ("holder/log_ratio_max", 3.0, "|log ratio| is 3, above 1"),
+        ("holder/first_log_ratio_max", 0.2, "|log ratio| of the first update is 0.2, above 0.05"),
         ("holder/log_ratio_min", -math.inf, "|log ratio| is inf, above 1"),
     ],
 )

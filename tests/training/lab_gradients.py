@@ -8,7 +8,7 @@ import sys
 from functools import partial
 
 import torch
-from engine_gradients import gradient_of, nested, start_engine
+from engine_gradients import gradient_of, nested, start_engine  # type: ignore[import-not-found]  # the script beside this one
 from tensordict import TensorDict
 from verl.utils import tensordict_utils as tu
 from verl.workers.config import FSDPActorConfig, PolicyLossConfig

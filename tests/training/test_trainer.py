@@ -90,7 +90,7 @@ def verl(monkeypatch: pytest.MonkeyPatch) -> type[Recorded]:
     monkeypatch.setattr(PPOTrainer, "_validate", lambda self: {"val-core/sums/acc/mean@1": 0.25})
     monkeypatch.setattr(PPOTrainer, "_load_checkpoint", lambda self: None)
     monkeypatch.setattr(trainer_module, "finish_metrics", lambda metrics: metrics)
-    monkeypatch.setattr(trainer_module, "finish_grad_norm", lambda metrics: None)
+    monkeypatch.setattr(trainer_module, "finish_update_measures", lambda metrics: None)
     monkeypatch.setattr(trainer_module, "mean_reward", lambda batch: 0.5)
     monkeypatch.setattr(
         trainer_module, "further_metrics", lambda batch, metrics: {"guard/nonfinite_updates": batch.nonfinite}

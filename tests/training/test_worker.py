@@ -23,11 +23,11 @@ from holderpo_core import REDUCTION
 from recipe.holderpo.training.worker import (
     P_KEY,
     HolderWorkerMixin,
-    finish_grad_norm,
     finish_metrics,
+    finish_update_measures,
     loss_with_step_p,
     split_metrics,
-    with_grad_norm_square,
+    with_update_measures,
 )
 
 
@@ -107,23 +107,47 @@ def test_a_batch_without_p_is_an_error_even_after_one_with_it() -> None:
     assert seen == [2.0]
 
 
-def test_the_spread_of_the_gradient_norm_over_a_steps_updates() -> None:
-    """By way of the output of verl's update, and its plain means over updates."""
-    norms = [0.5, 2.0, 0.25]
-    updates = iter(norms)
+def test_what_is_measured_of_a_steps_updates() -> None:
+    """By way of the output of verl's update, and its means over updates: two steps of three updates each."""
+    norms = [0.5, 2.0, 0.25, 1.0, 1.0, 4.0]
+    extremes = [(0.1, -0.3), (5.0, -5.0), (7.0, -7.0), (0.2, -0.1), (6.0, -6.0), (8.0, -8.0)]
+    updates = iter(zip(norms, extremes, strict=True))
 
     def train_batch(_: object) -> TensorDict:
-        return tu.get_tensordict(tensor_dict={}, non_tensor_dict={"metrics": {"grad_norm": next(updates), "lr": 1.0}})
+        norm, (largest, smallest) = next(updates)
+        metrics = {
+            "grad_norm": norm,
+            "holder/log_ratio_max": [Metric("max", largest)],  # of each rank
+            "holder/log_ratio_min": [Metric("min", smallest)],
+            "holder/log_ratio_std": [Metric("sum", 6 * norm)],  # over its sequences
+            "holder/sequences": [Metric("sum", 3.0)],
+        }
+        return tu.get_tensordict(tensor_dict={}, non_tensor_dict={"metrics": metrics})
 
-    outputs = [tu.get(with_grad_norm_square(train_batch)(None), "metrics") for _ in norms]
-    step = {f"actor/{key}": [output[key] for output in outputs] for key in outputs[0]}
-    metrics = reduce_metrics(step)
-    finish_grad_norm(metrics)
-    spread = pytest.approx(statistics.pstdev(norms))
-    assert metrics == {"actor/grad_norm": pytest.approx(2.75 / 3), "actor/lr": 1.0, "actor/grad_norm_std": spread}
-    assert with_grad_norm_square(lambda: None)() is None
+    update = with_update_measures(train_batch)
+    for step in range(2):
+        step_metrics: dict[str, list[object]] = {}
+        for index in range(3):
+            data = tu.get_tensordict(tensor_dict={}, non_tensor_dict={"update_lr_scheduler": index == 2})
+            for key, value in tu.get(update(data), "metrics").items():
+                reduced = Metric.aggregate_dp(value) if isinstance(value, list) else value  # as verl's worker does
+                step_metrics.setdefault(f"actor/{key}", []).append(reduced)
+        metrics = reduce_metrics(step_metrics)
+        finish_update_measures(metrics)
+        of_step = norms[3 * step : 3 * step + 3]
+        assert metrics["actor/grad_norm_std"] == pytest.approx(statistics.pstdev(of_step))
+        assert metrics["holder/first_log_ratio_max"] == pytest.approx((0.3, 0.2)[step])
+        assert metrics["holder/last_log_ratio_std"] == pytest.approx(2 * of_step[-1])
+        assert not [key for key in metrics if "first/" in key or "last/" in key or "square" in key]
+
+
+def test_a_rank_without_the_metrics_is_left_alone_and_nan_stays_nan() -> None:
+    data = tu.get_tensordict(tensor_dict={}, non_tensor_dict={"update_lr_scheduler": True})
+    assert with_update_measures(lambda _: None)(data) is None
     metrics = {"actor/grad_norm": math.nan, "actor/grad_norm_square": math.nan}
-    finish_grad_norm(metrics)
+    metrics |= {"actor/first/log_ratio_max": 0.0, "actor/first/log_ratio_min": 0.0}
+    metrics |= {"actor/last/log_ratio_std": 0.0, "actor/last/sequences": 0.0}
+    finish_update_measures(metrics)
     assert math.isnan(metrics["actor/grad_norm_std"])
 
 

@@ -74,9 +74,8 @@ def guard(config: DictConfig) -> Iterator[str]:
             f"(keep_checkpoints - 1) x trainer.save_freq = {(keep - 1) * save_freq}: a checkpoint from before the collapse "
             "must still be there"
         )
-    watched = [
-        n for n in ("entropy_min", "entropy_max", "grad_norm_max", "log_ratio_max") if config.guard[n] is not None
-    ]
+    limits = ("entropy_min", "entropy_max", "grad_norm_max", "log_ratio_max", "first_log_ratio_max")
+    watched = [name for name in limits if config.guard[name] is not None]
     if watched and (config.trainer.get("critic_warmup") or 0) > 0:
         yield (
             f"trainer.critic_warmup is {config.trainer.critic_warmup}; allowed with guard.{watched[0]} is 0: there is no "

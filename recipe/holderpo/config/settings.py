@@ -117,6 +117,7 @@ class GuardSettings(Settings):
     entropy_max: Annotated[float, Field(ge=0, le=1e12)] | None = None
     grad_norm_max: Annotated[float, Field(gt=0, le=1e12)] | None = None
     log_ratio_max: Annotated[float, Field(gt=0, le=1e12)] | None = None
+    first_log_ratio_max: Annotated[float, Field(gt=0, le=1e12)] | None = None
     steps: Annotated[int, Field(ge=1, le=10**6)] = 5
     on_collapse: Literal["stop", "rollback"] = "stop"
 

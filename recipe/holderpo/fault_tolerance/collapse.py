@@ -10,6 +10,7 @@ if TYPE_CHECKING:  # the command imports this module before the config has been 
     import torch
 
 GRAD_NORM = "actor/grad_norm"
+FIRST_LOG_RATIO = "holder/first_log_ratio_max"
 
 
 class Collapsed(Exception):
@@ -72,6 +73,7 @@ def exceeded(limits: GuardSettings, metrics: Mapping[str, float]) -> list[str]:
         ("entropy", limits.entropy_max, lambda: metrics["actor/entropy"], True),
         ("gradient norm", limits.grad_norm_max, lambda: metrics[GRAD_NORM], True),
         ("|log ratio|", limits.log_ratio_max, lambda: _largest_log_ratio(metrics), True),
+        ("|log ratio| of the first update", limits.first_log_ratio_max, lambda: metrics[FIRST_LOG_RATIO], True),
     ):
         if limit is None:
             continue

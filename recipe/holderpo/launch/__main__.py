@@ -10,8 +10,8 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -68,7 +68,16 @@ def drive(overrides: Sequence[str], environment: dict[str, str]) -> int:
 
 
 def head(node: Node, overrides: Sequence[str]) -> int:
-    config = checked(overrides)
+    with ray_head(node, checked(overrides)) as (environment, attach):
+        status = drive([*overrides, *attach], environment)
+        if status not in [*ExitStatus]:
+            raise RunFailed(status)  # keeps Ray's logs
+        return status
+
+
+@contextmanager
+def ray_head(node: Node, config: DictConfig) -> Iterator[tuple[dict[str, str], list[str]]]:
+    """A cluster with its head here, once all its nodes are there: a driver's environment, and overrides that attach it."""
     gpus, address = config.trainer.n_gpus_per_node, f"{node.address}:{node.port}"
     cluster.check_port(str(node.address), node.port)
     with ExitStack() as held:
@@ -77,19 +86,18 @@ def head(node: Node, overrides: Sequence[str]) -> int:
         cluster.ensure_token(environment, make=True)
         ray_start = held.enter_context(cluster.ray_node(node, resources(config), environment, folder))
         cluster.wait_for_head(node, ray_start)
-        print(f"head {address} is up; waiting for {node.nodes - 1} more ...", flush=True)
+        if node.nodes > 1:
+            print(f"head {address} is up; waiting for {node.nodes - 1} more ...", flush=True)
         os.environ.update(environment)  # for `ray.init` here
         wait_for_all(node, gpus)
-        print(f"{node.nodes} nodes with {gpus} GPUs each are there", flush=True)
+        if node.nodes > 1:
+            print(f"{node.nodes} nodes with {gpus} GPUs each are there", flush=True)
         # Ray takes no counts of resources where it attaches to a cluster.
         attach = [f"++ray_kwargs.ray_init.address={address}", "ray_kwargs.ray_init.num_cpus=null"]
         attach.append("++ray_kwargs.ray_init._node_ip_address=null")
         if config.trainer.device == "cpu":
             attach.append("ray_kwargs.ray_init.num_gpus=null")
-        status = drive([*overrides, *attach], environment)
-        if status not in [*ExitStatus]:
-            raise RunFailed(status)  # keeps Ray's logs
-        return status
+        yield environment, attach
 
 
 def join(node: Node, overrides: Sequence[str]) -> int:

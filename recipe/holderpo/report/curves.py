@@ -58,7 +58,7 @@ def curves_figure(records: Records, title: str = "") -> Figure:
     _line(weights, _series(records, "holder/effective_sample_size"), "effective sample size / tokens", ORANGE)
     _line(weights, _series(records, "holder/weight_entropy"), "entropy / log(tokens)", BLUE)
     reaches = [(r["step"], value) for r in records if (value := reach(r)) is not None]
-    _line(weights, reaches, "|p| x spread of log-ratios", GREEN)
+    _line(weights, reaches, "|p| x spread of log-ratios, last update", GREEN)
 
     trained = any(record["step"] > 0 for record in records)
     for axes in figure.axes:

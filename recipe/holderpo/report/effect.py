@@ -12,9 +12,10 @@ Record = dict[str, float]
 
 
 def reach(record: Record) -> float | None:
-    """|p| x `holder/log_ratio_std` of a step, with the larger |p| where it differs by sign; None for a loss without p."""
+    """|p| x spread of log-ratios in a step's last update, the furthest from the policy that sampled (older records have the
+    mean over its updates alone), with the larger |p| where it differs by sign; None for a loss without p."""
     orders = [record[key] for key in ("holder/p", "holder/p_positive", "holder/p_negative") if key in record]
-    spread = record.get("holder/log_ratio_std")
+    spread = record.get("holder/last_log_ratio_std", record.get("holder/log_ratio_std"))
     if not orders or spread is None:
         return None
     return max(map(abs, orders)) * spread if spread > 0 else 0.0
@@ -34,7 +35,7 @@ def without_effect(records: Sequence[Record], clip_level: str) -> dict[str, str]
     found = {}
     if max(reaches) < SMALLEST_EFFECT:
         found["p"] = (
-            f"note: p is without effect: |p| x spread of log-ratios was at most {max(reaches):.2g} in {STEPS} steps, and "
+            f"note: p is without effect: |p| x spread of log-ratios was at most {max(reaches):.2g} in {STEPS} steps, and it "
             f"acts from about {SMALLEST_EFFECT}. More updates per batch (a smaller "
             "actor_rollout_ref.actor.ppo_mini_batch_size), a higher actor_rollout_ref.actor.optim.lr or "
             "algo=holder_dispersion give it one."

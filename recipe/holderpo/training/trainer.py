@@ -36,8 +36,8 @@ from recipe.holderpo.training.worker import (
     P_KEY,
     HolderActorRolloutRefWorker,
     HolderDetachActorWorker,
-    finish_grad_norm,
     finish_metrics,
+    finish_update_measures,
 )
 
 logger = logging.getLogger(__name__)
@@ -138,7 +138,7 @@ class HolderTrainerMixin(PPOTrainer):
             batch.extra_info[P_KEY] = self.p.at(self.global_steps)
         batch = super()._update_actor(batch, metrics)
         finish_metrics(metrics)
-        finish_grad_norm(metrics)
+        finish_update_measures(metrics)
         if self.p is not None:
             metrics |= order_metrics(self.p.at(self.global_steps), metrics["holder/p_mean"])
         if not is_finite_update(metrics):

@@ -25,6 +25,8 @@ from recipe.holderpo.training.verl_internals import actor_config, wrap_save, wra
 
 P_KEY = "holder_p"
 GRAD_NORM_SQUARE = "grad_norm_square"
+FIRST, LAST = "first/", "last/"  # of a step's updates
+COPIED = {FIRST: ("log_ratio_max", "log_ratio_min"), LAST: ("log_ratio_std", "sequences")}
 # The order whose Hölder mean is nearest to a loss of verl's, where it is not the arithmetic mean of token ratios (p = 1).
 BASELINE_P = {"gspo": 0.0, "geo_mean": 0.0}
 
@@ -84,24 +86,35 @@ def finish_metrics(metrics: dict[str, float]) -> dict[str, float]:
     return metrics
 
 
-def finish_grad_norm(metrics: dict[str, float]) -> None:
-    """Turn the mean square of the updates' gradient norms into their standard deviation, `actor/grad_norm_std`."""
+def finish_update_measures(metrics: dict[str, float]) -> None:
+    """Finish what `with_update_measures` has added to a step's metrics, in place: `actor/grad_norm_std`,
+    `holder/first_log_ratio_max` and `holder/last_log_ratio_std`."""
     variance = metrics.pop(f"actor/{GRAD_NORM_SQUARE}") - metrics["actor/grad_norm"] ** 2
     metrics["actor/grad_norm_std"] = math.sqrt(max(variance, 0.0)) if math.isfinite(variance) else math.nan
+    first, last = ({name: metrics.pop(f"actor/{prefix}{name}") for name in names} for prefix, names in COPIED.items())
+    metrics["holder/first_log_ratio_max"] = max(first["log_ratio_max"], -first["log_ratio_min"])
+    metrics["holder/last_log_ratio_std"] = last["log_ratio_std"] / max(last["sequences"], 1.0)
 
 
-def with_grad_norm_square(train_batch: Callable[..., Any]) -> Callable[..., Any]:
-    """verl's update on a mini-batch, with the square of its gradient norm among its metrics: verl averages it over a step's
-    updates, as it does the norm."""
+def with_update_measures(train_batch: Callable[..., Any]) -> Callable[..., Any]:
+    """verl's update on a mini-batch, with further metrics of it, which verl averages over a step's updates as it does the
+    others: the square of its gradient norm; of the step's first update the extremes of its log-ratios, and of the last,
+    which verl tells apart as the one that moves the learning rate's schedule, their spread."""
+    is_first = True
 
-    def train_and_square(*args: Any, **kwargs: Any) -> Any:
-        output = train_batch(*args, **kwargs)
+    def train_and_measure(data: TensorDict) -> Any:
+        nonlocal is_first
+        prefixes = [FIRST] * is_first
+        is_first = bool(tu.get(data, "update_lr_scheduler", default=False))  # then the next is another step's
+        output = train_batch(data)
         metrics = {} if output is None else tu.get(output, "metrics")  # one rank of several that hold the same has them
         if "grad_norm" in metrics:
             metrics[GRAD_NORM_SQUARE] = metrics["grad_norm"] ** 2
+            for prefix in prefixes + [LAST] * is_first:
+                metrics |= {prefix + name: metrics[METRIC_PREFIX + name] for name in COPIED[prefix]}
         return output
 
-    return train_and_square
+    return train_and_measure
 
 
 class HolderWorkerMixin:
@@ -123,7 +136,7 @@ class HolderWorkerMixin:
             register_policy_loss(mode)(measured(get_policy_loss_fn(mode), BASELINE_P.get(mode, 1.0)))
         self.loss_fn = partial(loss_with_step_p if mode == "holder" else loss_with_exact_metrics, loss_fn=self.loss_fn)
         self.actor.set_loss_fn(self.loss_fn)
-        wrap_update(self, with_grad_norm_square)
+        wrap_update(self, with_update_measures)
 
     def _save(self, save: Callable[..., None], *args: Any, **kwargs: Any) -> None:
         """verl's writing of this rank's files, but an error (a full disk) is kept for `save_error`.

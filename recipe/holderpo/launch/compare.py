@@ -1,0 +1,128 @@
+"""Train the same model with several rules of p and with GRPO, one after another over one Ray, and draw them together.
+
+    python -m recipe.holderpo.launch.compare [name=NAME] [arms=p0,signed] [Hydra overrides]
+
+Each arm is a run of its own, outputs/NAME-ARM. One that is finished is not run again, one that was interrupted resumes, so
+the same command goes on where it was stopped. After each arm the table and outputs/NAME/compare.png are made anew.
+"""
+
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from recipe.holderpo.config.compose import compose_config
+from recipe.holderpo.config.errors import ConfigError, print_error
+from recipe.holderpo.fault_tolerance.signals import ExitStatus, exit_on_sigterm, interrupt_on_sigint
+from recipe.holderpo.launch.__main__ import RunFailed, checked, drive, ray_head
+from recipe.holderpo.launch.settings import Node
+from recipe.holderpo.report.record import METRICS_FILE, read_metrics
+
+ARMS = {
+    "p0": ["algo=holder_static", "holder.p_start=0"],
+    "p2": ["algo=holder_static", "holder.p_start=2"],
+    "2to-2": ["algo=holder"],
+    "signed": ["algo=holder_signed"],
+    "grpo": ["algo=grpo"],
+}
+ADDRESS = "127.0.0.2"  # that of a run of its own, see conf/hardware/cpu.yaml
+
+
+def main(arguments: Sequence[str]) -> int:
+    exit_on_sigterm()
+    interrupt_on_sigint()
+    try:
+        name, arms, overrides = read_arguments(arguments)
+        runs = {arm: [*overrides, *ARMS[arm], f"run={name}-{arm}"] for arm in arms}
+        configs = {arm: checked(run) for arm, run in runs.items()}  # before the first of them trains
+        status = train_missing(Path(configs[arms[0]].run_dir).with_name(name), runs, configs)
+    except ConfigError as error:
+        print_error(error)
+        return ExitStatus.REFUSED
+    except RunFailed as failed:
+        return int(failed.args[0])
+    except KeyboardInterrupt:
+        return ExitStatus.INTERRUPTED
+    return status
+
+
+def read_arguments(arguments: Sequence[str]) -> tuple[str, list[str], list[str]]:
+    """The name, the arms and the overrides for all of them.
+
+    Raises:
+        ConfigError: an unknown arm, or a key that the command sets itself.
+    """
+    name, arms, overrides = "compare", [*ARMS], list[str]()
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if key == "name":
+            name = value
+        elif key == "arms":
+            arms = value.split(",")
+        elif key in ("run", "run_dir", "algo"):
+            raise ConfigError(
+                f"{argument}: this command sets {key} for each arm; allowed are name=, arms= and other keys"
+            )
+        else:
+            overrides.append(argument)
+    unknown = [arm for arm in arms if arm not in ARMS]
+    if unknown:
+        raise ConfigError(f"arms has {', '.join(unknown)}; allowed are {', '.join(ARMS)}")
+    return name, arms, overrides
+
+
+def train_missing(folder: Path, runs: dict[str, list[str]], configs: dict[str, DictConfig]) -> int:
+    """Train what is not finished; 0, or the status of the first run that ended otherwise."""
+    missing = [arm for arm in runs if not is_finished(configs[arm])]
+    if not missing:
+        report(folder, configs)
+        return 0
+    folder.mkdir(parents=True, exist_ok=True)
+    node = Node(head=ADDRESS, address=ADDRESS, port=free_port(ADDRESS))
+    shared = compose_config([*runs[missing[0]], f"run_dir={folder}"])
+    with ray_head(node, shared) as (environment, attach):
+        for arm in missing:
+            print(f"{arm}: {' '.join(runs[arm])}", flush=True)
+            status = drive([*runs[arm], *attach], environment)
+            if status in [*ExitStatus]:
+                return status
+            if status != 0:
+                raise RunFailed(status)  # keeps Ray's logs
+            report(folder, configs)
+    return 0
+
+
+def is_finished(config: DictConfig) -> bool:
+    """Whether a run's record has its last step."""
+    records = _records(config)
+    return bool(records) and records[-1]["step"] >= config.trainer.total_training_steps
+
+
+def report(folder: Path, configs: dict[str, DictConfig]) -> None:
+    """The table and the picture of the arms that are finished."""
+    from recipe.holderpo.report.comparison import comparison_table, plot_comparison
+
+    finished = {arm: _records(config) for arm, config in configs.items() if is_finished(config)}
+    plot_comparison(finished, folder / "compare.png", title=folder.name)
+    print(comparison_table(finished))
+    print(f"picture: {folder / 'compare.png'}", flush=True)
+
+
+def _records(config: DictConfig) -> list[dict[str, float]]:
+    path = Path(config.run_dir) / METRICS_FILE
+    return read_metrics(path) if path.exists() else []
+
+
+def free_port(address: str) -> int:
+    with closing(socket.socket()) as probe:
+        probe.bind((address, 0))
+        return int(probe.getsockname()[1])
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("HOLDERPO_COMMAND", " ".join(["python -m recipe.holderpo.launch.compare", *sys.argv[1:]]))
+    sys.exit(main(sys.argv[1:]))
