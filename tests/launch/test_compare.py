@@ -1,0 +1,89 @@
+"""What the comparison would run, what it skips, and its table and picture; the runs themselves are in tests/stack."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from omegaconf import OmegaConf
+
+from recipe.holderpo.config.compose import compose_config
+from recipe.holderpo.config.errors import ConfigError
+from recipe.holderpo.config.settings import rule_of_p
+from recipe.holderpo.launch.compare import ARMS, is_finished, read_arguments
+from recipe.holderpo.report.comparison import comparison_figure, comparison_table
+
+
+def test_arguments_are_told_from_overrides() -> None:
+    assert read_arguments([]) == ("compare", ["p0", "p2", "2to-2", "signed", "grpo"], [])
+    given = ["seed=2", "name=narrow", "arms=signed,p0", "trainer.total_training_steps=3"]
+    assert read_arguments(given) == ("narrow", ["signed", "p0"], ["seed=2", "trainer.total_training_steps=3"])
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("arms=p0,p3", "arms has p3; allowed are p0, p2, 2to-2, signed, grpo"),
+        ("run=x", "this command sets run for each arm"),
+        ("algo=gspo", "this command sets algo for each arm"),
+    ],
+)
+def test_a_wrong_argument_is_one_line(argument: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        read_arguments([argument])
+
+
+def test_the_arms_have_the_orders_that_their_names_say() -> None:
+    configs = {arm: compose_config([*overrides, "trainer.total_training_steps=5"]) for arm, overrides in ARMS.items()}
+    assert configs.pop("grpo").actor_rollout_ref.actor.policy_loss.loss_mode == "vanilla"
+    orders = {}
+    for arm, config in configs.items():
+        rule = rule_of_p(config)
+        assert rule is not None
+        orders[arm] = [rule.next_p(step) for step in (1, 5)]
+    assert (orders["p0"], orders["p2"], orders["2to-2"]) == ([0.0, 0.0], [2.0, 2.0], [2.0, -2.0])
+    assert {(order.positive, order.negative) for order in orders["signed"]} == {(-2.0, 2.0)}  # type: ignore[union-attr]
+
+
+def test_a_run_is_finished_with_its_last_step(tmp_path: Path) -> None:
+    config = OmegaConf.create({"run_dir": str(tmp_path), "trainer": {"total_training_steps": 2}})
+    assert not is_finished(config)
+    for step, finished in ((1, False), (2, True)):
+        with (tmp_path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps({"step": step, "time": 0.0}) + "\n")
+        assert is_finished(config) is finished
+
+
+RUNS = {
+    "signed": [
+        {"step": 0.0, "val-core/number/clock/acc/mean@1": 0.2},
+        {"step": 1.0, "holder/p": 0.1, "holder/p_positive": -2.0, "holder/p_negative": 2.0, "actor/grad_norm": 0.5}
+        | {"holder/last_log_ratio_std": 0.25, "holder/sequence_clip_fraction": 0.125, "timing_s/step": 4.0},
+        {"step": 2.0, "holder/p": 0.1, "holder/p_positive": -2.0, "holder/p_negative": 2.0, "actor/grad_norm": 1.5}
+        | {"holder/last_log_ratio_std": 0.15, "holder/sequence_clip_fraction": 0.0, "timing_s/step": 5.0}
+        | {"val-core/number/clock/acc/mean@1": 0.7},
+    ],
+    "grpo": [{"step": 1.0, "actor/grad_norm": 2.0, "timing_s/step": 3.0}],
+}
+
+
+def test_the_table_has_a_row_for_each_run() -> None:
+    head, signed, grpo = comparison_table(RUNS).splitlines()
+    assert signed.split() == ["signed", "20.0", "%", "70.0", "%", "70.0", "%", "0.40", "6.2%", "1.00", "4.5"]
+    assert grpo.split() == ["grpo", "-", "-", "-", "-", "-", "2.00", "3.0"]
+    assert head.split()[:3] == ["first", "best", "last"]
+
+
+def test_the_picture_has_a_line_for_each_value_that_a_run_has() -> None:
+    panels = {axes.get_title(): axes for axes in comparison_figure(RUNS).axes}
+    assert _points(panels["Held-out accuracy, sampled"]) == {"signed": [(0, 0.2), (2, 0.7)]}
+    assert _points(panels["Gradient norm before clipping"]) == {"signed": [(1, 0.5), (2, 1.5)], "grpo": [(1, 2.0)]}
+    assert _points(panels["|p| x spread of log-ratios, last update"]) == {"signed": [(1, 0.5), (2, 0.3)]}
+
+
+def _points(axes: Axes) -> dict[str, list[tuple[float, float]]]:
+    return {
+        str(line.get_label()): [(x, y) for x, y in np.column_stack((line.get_xdata(), line.get_ydata())).tolist()]
+        for line in axes.lines
+    }
