@@ -132,6 +132,7 @@ class RunSettings(Settings):
     model_name: str
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)]
     deterministic: bool
+    sequence_clip_range: Annotated[float, Field(ge=0, le=0.999999)]
     restarts: Annotated[int, Field(ge=0, le=1000)]
     keep_checkpoints: Annotated[int, Field(ge=1, le=1000)]
     resume_changes: list[str]
