@@ -7,6 +7,7 @@ the same command goes on where it was stopped. After each arm the table and outp
 """
 
 import os
+import secrets
 import socket
 import sys
 from collections.abc import Sequence
@@ -82,6 +83,7 @@ def train_missing(folder: Path, runs: dict[str, list[str]], configs: dict[str, D
         report(folder, configs)
         return 0
     folder.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # of this cluster alone; ~/.ray may hold another's
     node = Node(head=ADDRESS, address=ADDRESS, port=free_port(ADDRESS))
     shared = compose_config([*runs[missing[0]], f"run_dir={folder}"])
     with ray_head(node, shared) as (environment, attach):

@@ -31,7 +31,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.command == "run":
         wanted = [settings for name in arguments.experiments for settings in runs(name, arguments.seeds)]
-        run_all(wanted, arguments.out, arguments.jobs)
+        run_all(wanted, arguments.out, RECORDS, arguments.jobs)
     elif arguments.command == "collect":
         print(f"{collect(arguments.out, RECORDS)} records in {RECORDS}")
     elif arguments.command == "rerun":

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from transformers import AutoTokenizer, Qwen2ForCausalLM
+from transformers.utils.logging import disable_progress_bar
 
 from holderpo_core import REDUCTION, Order, holder_policy_loss, response_p
 from recipe.holderpo.study.model import FastQwen2, response_mask
@@ -57,6 +58,7 @@ class Run:
 
     def __init__(self, settings: RunSettings, model_folder: Path):
         torch.set_num_threads(1)
+        disable_progress_bar()
         self.settings = settings
         self.task: StudyTask = TASKS[settings.task]()
         weights = (model_folder / "model.safetensors").read_bytes()

@@ -23,21 +23,24 @@ def run_one(settings: RunSettings, model_folder: Path, folder: Path) -> tuple[st
     return settings.key, record["accuracy"], record["seconds"]
 
 
-def run_all(wanted: Iterable[RunSettings], folder: Path, jobs: int) -> None:
-    """Run what has no record in `folder` yet, so many at a time, in order; a line for each that is finished."""
+def run_all(wanted: Iterable[RunSettings], folder: Path, known: Path, jobs: int) -> None:
+    """Run what has no record yet, neither in `folder` nor in the file of `collect`, so many at a time, in order; a line for
+    each that is finished."""
     from recipe.holderpo.study.tasks import ensure_start
 
     folder.mkdir(parents=True, exist_ok=True)
-    missing = [settings for settings in dict.fromkeys(wanted) if not (folder / f"{settings.key}.json").exists()]
+    done = {file.stem for file in folder.glob("*.json")}
+    done |= {record["key"] for record in (read_records(known) if known.exists() else [])}
+    missing = [settings for settings in dict.fromkeys(wanted) if settings.key not in done]
     starts = {(s.task, s.start, s.size) for s in missing}
     models = {start: ensure_start(CACHE, *start) for start in sorted(starts)}
     print(f"{len(missing)} runs to do", flush=True)
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         futures = [pool.submit(run_one, s, models[s.task, s.start, s.size], folder) for s in missing]
-        for done, future in enumerate(as_completed(futures), 1):
+        for count, future in enumerate(as_completed(futures), 1):
             key, accuracy, seconds = future.result()
             curve = " ".join(f"{value:.3f}" for value in accuracy.values())
-            print(f"{done}/{len(missing)}  {key}  {curve}  {seconds:.0f} s", flush=True)
+            print(f"{count}/{len(missing)}  {key}  {curve}  {seconds:.0f} s", flush=True)
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
