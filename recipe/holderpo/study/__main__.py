@@ -1,17 +1,21 @@
 """`python -m recipe.holderpo.study run EXPERIMENT ...`: the runs of experiments of docs/study/plan.md that are not there yet.
 
 Each run writes one file when it is finished; one that was interrupted is run again. `collect` joins the files, sorted, in
-docs/study/records.jsonl; `report` makes the tables and figures from that; `rerun` repeats runs and compares every number.
+docs/study/records.jsonl; `probe` is the frozen-batch probe; `report` makes the tables and the figure from both; `rerun`
+repeats runs and compares every number.
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
+from recipe.holderpo.atomic import write_text
 from recipe.holderpo.study.plan import EXPERIMENTS, runs
-from recipe.holderpo.study.records import collect, read_records, rerun, run_all
+from recipe.holderpo.study.records import CACHE, collect, read_records, rerun, run_all
 
 RECORDS = Path("docs/study/records.jsonl")
+PROBE = RECORDS.with_name("probe.json")
 
 
 def main() -> None:
@@ -25,6 +29,8 @@ def main() -> None:
     collecting = commands.add_parser("collect")
     collecting.add_argument("--out", type=Path, default=Path("outputs/study"))
     commands.add_parser("report")
+    probing = commands.add_parser("probe")
+    probing.add_argument("--seed", type=int, default=21)
     again = commands.add_parser("rerun")
     again.add_argument("--count", type=int, default=3)
     again.add_argument("--seed", type=int, default=0, help="of the choice of runs")
@@ -36,10 +42,18 @@ def main() -> None:
         print(f"{collect(arguments.out, RECORDS)} records in {RECORDS}")
     elif arguments.command == "rerun":
         sys.exit(0 if rerun(RECORDS, arguments.count, arguments.seed) else 1)
+    elif arguments.command == "probe":
+        from recipe.holderpo.study.probe import probe
+        from recipe.holderpo.study.tasks import ensure_start
+
+        start = ensure_start(CACHE, "clock", "noisy", "small")
+        rows = {str(clip): probe(start, arguments.seed, clip) for clip in (0.2, 0.03)}
+        write_text(PROBE, json.dumps(rows))
     else:
         from recipe.holderpo.study.report import write_report
 
-        write_report(read_records(RECORDS), RECORDS.parent)
+        probed = json.loads(PROBE.read_text()) if PROBE.exists() else {}
+        write_report(read_records(RECORDS), probed, RECORDS.parent)
 
 
 if __name__ == "__main__":

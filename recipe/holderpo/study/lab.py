@@ -91,7 +91,7 @@ class Run:
     def step(self, step: int) -> dict[str, float]:
         """Sample, update, and let the rule observe; the step's metrics."""
         order = self.rule.next_p(step)
-        batch = self.sample(self._training_problems())
+        batch = self.sample(self.training_problems())
         if self.settings.reset_adam:
             self.optimizer = self._new_optimizer()
         updates = self.update(batch, order)
@@ -158,7 +158,7 @@ class Run:
         tokens = self.model.sample(prompts, RESPONSE_LENGTH, self.end, generator)
         return round(self._rewards(tokens, [answer for _, answer in problems]).mean().item(), 4)
 
-    def _training_problems(self) -> list[tuple[str, str]]:
+    def training_problems(self) -> list[tuple[str, str]]:
         problems, _ = self.task.problems
         picks = torch.randperm(len(problems), generator=self.generator)[: self.settings.prompts]
         return [problems[pick] for pick in picks.tolist()]

@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 
 from recipe.holderpo.atomic import write_text
 from recipe.holderpo.study import statistics
+from recipe.holderpo.study.figure import plot_study
 from recipe.holderpo.study.plan import EXPERIMENTS, REPORTED_SEEDS, TUNING_SEEDS
+from recipe.holderpo.study.probe import probe_table
 from recipe.holderpo.study.settings import RULES, RunSettings
 
 Record = Mapping[str, Any]
@@ -99,8 +101,12 @@ def _line(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def write_report(records: Sequence[Record], folder: Path) -> None:
-    """Write `tables.md` into the folder."""
+def write_report(records: Sequence[Record], probed: Mapping[str, list[dict[str, Any]]], folder: Path) -> None:
+    """Write `tables.md` and `study.png` into the folder.
+
+    Args:
+        probed: clip -> rows of the probe.
+    """
     lines = [
         "# The study's tables",
         "",
@@ -109,4 +115,7 @@ def write_report(records: Sequence[Record], folder: Path) -> None:
     ]
     for experiment in EXPERIMENTS:
         lines += table(experiment, records)
+    for clip, rows in probed.items():
+        lines += [f"### The frozen-batch probe, clip {clip}", "", *probe_table(rows), ""]
+    plot_study(records, folder / "study.png")
     write_text(folder / "tables.md", "\n".join(lines).rstrip() + "\n")
