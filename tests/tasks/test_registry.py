@@ -24,7 +24,7 @@ def test_every_name_that_a_task_gives_can_be_loaded() -> None:
     assert set(tasks()) == {"arithmetic", "addition", "alfworld", "clock"}
     for name in (*embedded_data().values(), *embedded_models().values()):
         assert callable(load(name)), name
-    assert set(advantage_estimators()) == {"step_grpo"}
+    assert set(advantage_estimators()) == {"step_grpo", "gigpo"}
     for task in tasks().values():
         assert task.settings is None or issubclass(load(task.settings), Settings)
         assert task.check is None or callable(load(task.check))

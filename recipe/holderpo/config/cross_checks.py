@@ -101,7 +101,7 @@ def checkpoints(config: DictConfig) -> Iterator[str]:
 
 
 def groups(config: DictConfig) -> Iterator[str]:
-    if config.algorithm.adv_estimator in ("grpo", "step_grpo") and config.actor_rollout_ref.rollout.n < 2:
+    if config.algorithm.adv_estimator in ("grpo", "step_grpo", "gigpo") and config.actor_rollout_ref.rollout.n < 2:
         yield (
             "actor_rollout_ref.rollout.n is 1; allowed is at least 2: a group's rewards are compared with each other"
         )

@@ -90,10 +90,10 @@ def train_missing(folder: Path, runs: dict[str, list[str]], configs: dict[str, D
         for arm in missing:
             print(f"{arm}: {' '.join(runs[arm])}", flush=True)
             status = drive([*runs[arm], *attach], environment)
-            if status in [*ExitStatus]:
-                return status
-            if status != 0:
+            if status not in [*ExitStatus]:
                 raise RunFailed(status)  # keeps Ray's logs
+            if status != ExitStatus.FINISHED:
+                return status
             report(folder, configs)
     return 0
 

@@ -7,6 +7,7 @@ imports nothing heavy: what a `Task` holds is given by name, "package.module:att
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,10 @@ from typing import Any
 from omegaconf import DictConfig
 
 FOLDER = Path(__file__).parent
+
+EXTRA_FIELDS: ContextVar[list[dict[str, Any]]] = ContextVar("EXTRA_FIELDS")
+"""`AgentLoopOutput.extra_fields` of the samples whose advantages are being computed, in their order. verl 0.9.1 hands an
+estimator the rewards and the groups alone; a verl that hands it the batch makes this unnecessary."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,7 @@ class Task:
         check: function(config) -> lines, one for each value of the task's that does not fit another one.
         check_reads: keys of other groups that `check` reads; it is called only where these are right by themselves.
         free_keys: keys of that group that may change when a run is resumed, patterns as in `fault_tolerance.resume`.
-        advantages: names of advantage estimators -> functions in the form of verl's.
+        advantages: names of advantage estimators -> functions in the form of verl's, which may read `EXTRA_FIELDS`.
     """
 
     data: Mapping[str, str] = field(default_factory=dict)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import transfer_queue as tq
 from omegaconf import DictConfig, OmegaConf
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.utils import Role
@@ -28,6 +29,7 @@ from recipe.holderpo.fault_tolerance.collapse import Collapsed, CollapseDetector
 from recipe.holderpo.fault_tolerance.liveness import check_alive, liveness_checks
 from recipe.holderpo.fault_tolerance.signals import Stopped, stop_requested
 from recipe.holderpo.report.record import RunRecord
+from recipe.holderpo.tasks.registry import EXTRA_FIELDS, advantage_estimators
 from recipe.holderpo.training.metrics import further_metrics, mean_reward
 from recipe.holderpo.training.nonfinite import write_nonfinite_samples
 from recipe.holderpo.training.step_p import StepP, order_metrics
@@ -132,6 +134,16 @@ class HolderTrainerMixin(PPOTrainer):
             self._save_checkpoint()
             raise Stopped(f"stopped at step {self.global_steps}")
         return batch
+
+    def _compute_advantage(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
+        if self.config.algorithm.adv_estimator not in advantage_estimators():
+            return super()._compute_advantage(batch, metrics=metrics)
+        data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
+        token = EXTRA_FIELDS.set(data["extra_fields"].tolist())
+        try:
+            return super()._compute_advantage(batch, metrics=metrics)
+        finally:
+            EXTRA_FIELDS.reset(token)
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         if self.p is not None:

@@ -71,6 +71,7 @@ def play(
         "deterministic": False, "seed": 1,
         "actor_rollout_ref": {"rollout": {"prompt_length": 300, "response_length": 2000}},
         "data": {},
+        "algorithm": {"gamma": 0.5},
         "alfworld": {
             "samples": "episode", "prompt": "compact", "max_steps": 50, "history": 2, "answer_tokens": 40,
             "success_reward": 10.0, "invalid_penalty": 0.1, "workers": 1, "episodes_per_worker": 2, "step_timeout": 60,
@@ -180,6 +181,26 @@ def test_a_cut_off_answer_is_no_command(tokenizer: Any, train_games: list[Path],
         tokenizer, train_games[0], recording(train_games[0]), tmp_path, alfworld__answer_tokens=6, alfworld__max_steps=2
     )
     assert output.reward_score == pytest.approx(-0.2) and sum(output.response_mask) == 12
+
+
+def test_each_steps_sample_has_what_was_seen_and_its_discounted_return(
+    tokenizer: Any, train_games: list[Path], tmp_path: Path
+) -> None:
+    answers = recording(train_games[0])
+    outputs, _ = play(tokenizer, train_games[0], answers, tmp_path, alfworld__samples="step")
+    environment = FastEnvironment()
+    seen = environment.reset(train_games[0])
+    for number, (answer, output) in enumerate(zip(answers, outputs, strict=True)):
+        assert output.extra_fields["anchor"] == seen.text
+        penalty = 0.1 * (answer in WRONG)
+        expected = 10.0 * 0.5 ** (len(answers) - 1 - number) - penalty
+        assert output.extra_fields["step_return"] == pytest.approx(expected, rel=1e-12)
+        if answer in WRONG:
+            seen = invalid_observation(seen)
+        else:
+            seen = environment.step(answer.split("<action>")[1].split("</action>")[0])
+    lost, _ = play(tokenizer, train_games[0], [WRONG[0]] * 2, tmp_path, alfworld__samples="step", alfworld__max_steps=2)
+    assert [output.extra_fields["step_return"] for output in lost] == [-0.1, -0.1]
 
 
 def test_a_broken_game_gives_no_sample(tokenizer: Any, tmp_path: Path) -> None:

@@ -12,5 +12,5 @@ TASK = Task(
     check_reads=("data.max_response_length", "algorithm.adv_estimator", "embedded_model"),
     # How episodes are played in parallel and where they are written does not change what they are.
     free_keys=("alfworld.workers", "alfworld.episodes_per_worker", "alfworld.step_timeout", "alfworld.transcripts"),
-    advantages={"step_grpo": f"{_HERE}.advantage:step_grpo"},
+    advantages={name: f"{_HERE}.advantage:{name}" for name in ("step_grpo", "gigpo")},
 )

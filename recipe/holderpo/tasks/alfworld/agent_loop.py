@@ -108,10 +108,12 @@ class AlfworldAgentLoop(AgentLoopBase):
             self._write_transcript(played, info)
         return outputs
 
-    async def _play_steps(self, episode: Episode, played: EpisodeHistory) -> list[AgentLoopOutput]:
-        """Every step with a prompt of its own."""
-        outputs: list[AgentLoopOutput] = []
+    async def _play_steps(self, episode: Episode, played: EpisodeHistory) -> list[StepOutput]:
+        """Every step with a prompt of its own; `anchor` and `step_return` beside it are for GiGPO."""
+        outputs: list[StepOutput] = []
+        anchors: list[tuple[str, int]] = []  # what was seen before each sample's step, and the step's number
         while not played.won and len(played.turns) < self.settings.max_steps:
+            anchor = episode.observation.text, len(played.turns)
             prompt = fitted_prompt(
                 self.settings.prompt, played.task, played.turns, self.settings.history, episode.observation, self._fits
             )
@@ -133,6 +135,11 @@ class AlfworldAgentLoop(AgentLoopBase):
                     extra_fields=extra,
                 )
             )
+            anchors.append(anchor)
+        for output, (seen, number) in zip(outputs, anchors, strict=True):
+            discount = self.config.algorithm.gamma ** (len(played.turns) - 1 - number)
+            earned = self.settings.success_reward * played.won * discount
+            output.extra_fields |= {"anchor": seen, "step_return": earned - output.penalty}
         return outputs
 
     async def _play_conversation(self, episode: Episode, played: EpisodeHistory) -> list[AgentLoopOutput]:

@@ -43,8 +43,10 @@ def check(config: DictConfig) -> Iterator[str]:
                 f"ALFWORLD_DATA is {official}; allowed with model=alfworld_warm is none: the model was taught generated games"
             )
     by_step, estimator = config.alfworld.samples == "step", config.algorithm.adv_estimator
-    if by_step != (estimator == "step_grpo"):
-        allowed = "step_grpo, which takes the penalty of each step" if by_step else "any but step_grpo"
+    if by_step != (estimator in ("step_grpo", "gigpo")):
+        allowed = (
+            "step_grpo or gigpo, which take the penalty of each step" if by_step else "any but step_grpo and gigpo"
+        )
         yield (
             f"algorithm.adv_estimator is {estimator!r}; allowed with alfworld.samples={config.alfworld.samples} is {allowed}"
         )
