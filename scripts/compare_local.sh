@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains the default model with p = 0, p = 2, p from 2 to -2, signed p and GRPO, one after another over one Ray, and draws them
 # together; the same command goes on where it was stopped. Any Hydra override may follow, and name= and arms=:
-#   bash scripts/compare_local.sh name=narrow arms=p0,signed actor_rollout_ref.actor.clip_ratio_low=0.03
+#   bash scripts/compare_local.sh name=narrow arms=p0,signed,gspo sequence_clip_range=0.01
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export HOLDERPO_COMMAND="bash scripts/compare_local.sh ${*@Q}"

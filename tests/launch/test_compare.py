@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from recipe.holderpo.config.compose import compose_config
 from recipe.holderpo.config.errors import ConfigError
 from recipe.holderpo.config.settings import rule_of_p
-from recipe.holderpo.launch.compare import ARMS, is_finished, read_arguments
+from recipe.holderpo.launch.compare import ARMS, USUAL, is_finished, read_arguments
 from recipe.holderpo.report.comparison import comparison_figure, comparison_table
 
 
@@ -24,7 +24,7 @@ def test_arguments_are_told_from_overrides() -> None:
 @pytest.mark.parametrize(
     ("argument", "said"),
     [
-        ("arms=p0,p3", "arms has p3; allowed are p0, p2, 2to-2, signed, grpo"),
+        ("arms=p0,p3", "arms has p3; allowed are .*gspo, .*p0, p2, 2to-2, signed"),
         ("run=x", "this command sets run for each arm"),
         ("algo=gspo", "this command sets algo for each arm"),
     ],
@@ -35,7 +35,8 @@ def test_a_wrong_argument_is_one_line(argument: str, said: str) -> None:
 
 
 def test_the_arms_have_the_orders_that_their_names_say() -> None:
-    configs = {arm: compose_config([*overrides, "trainer.total_training_steps=5"]) for arm, overrides in ARMS.items()}
+    assert ARMS["dapo"] == ["algo=dapo"]
+    configs = {arm: compose_config([*overrides, "trainer.total_training_steps=5"]) for arm, overrides in USUAL.items()}
     assert configs.pop("grpo").actor_rollout_ref.actor.policy_loss.loss_mode == "vanilla"
     orders = {}
     for arm, config in configs.items():

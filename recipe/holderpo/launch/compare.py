@@ -1,6 +1,6 @@
 """Train the same model with several rules of p and with GRPO, one after another over one Ray, and draw them together.
 
-    python -m recipe.holderpo.launch.compare [name=NAME] [arms=p0,signed] [Hydra overrides]
+    python -m recipe.holderpo.launch.compare [name=NAME] [arms=p0,signed,gspo] [Hydra overrides]
 
 Each arm is a run of its own, outputs/NAME-ARM. One that is finished is not run again, one that was interrupted resumes, so
 the same command goes on where it was stopped. After each arm the table and outputs/NAME/compare.png are made anew.
@@ -16,20 +16,22 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from recipe.holderpo.config.compose import compose_config
+from recipe.holderpo.config.compose import CONF, compose_config
 from recipe.holderpo.config.errors import ConfigError, print_error
 from recipe.holderpo.fault_tolerance.signals import ExitStatus, exit_on_sigterm, interrupt_on_sigint
 from recipe.holderpo.launch.__main__ import RunFailed, checked, drive, ray_head
 from recipe.holderpo.launch.settings import Node
 from recipe.holderpo.report.record import METRICS_FILE, read_metrics
 
-ARMS = {
+USUAL = {
     "p0": ["algo=holder_static", "holder.p_start=0"],
     "p2": ["algo=holder_static", "holder.p_start=2"],
     "2to-2": ["algo=holder"],
     "signed": ["algo=holder_signed"],
     "grpo": ["algo=grpo"],
 }
+"""The arms without `arms=`. Every preset of conf/algo is an arm, too."""
+ARMS = {file.stem: [f"algo={file.stem}"] for file in sorted(CONF.glob("algo/[!_]*.yaml"))} | USUAL
 ADDRESS = "127.0.0.2"  # that of a run of its own, see conf/hardware/cpu.yaml
 
 
@@ -57,7 +59,7 @@ def read_arguments(arguments: Sequence[str]) -> tuple[str, list[str], list[str]]
     Raises:
         ConfigError: an unknown arm, or a key that the command sets itself.
     """
-    name, arms, overrides = "compare", [*ARMS], list[str]()
+    name, arms, overrides = "compare", [*USUAL], list[str]()
     for argument in arguments:
         key, _, value = argument.partition("=")
         if key == "name":
