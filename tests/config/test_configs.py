@@ -117,6 +117,10 @@ SEVERAL = {
 }
 
 
+BASE = "model=tiny"
+"""What the tests compose: two mini-batches and more per step, several micro-batches in each, which the default has not."""
+
+
 def _command(tmp_path: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "recipe.holderpo.main", f"run_dir={tmp_path}/run", *overrides]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
@@ -124,17 +128,17 @@ def _command(tmp_path: Path, *overrides: str) -> subprocess.CompletedProcess[str
 
 @cache
 def _default() -> DictConfig:
-    """The default config, not yet resolved: Hydra takes half a second to read verl's forty files."""
+    """The config of BASE, not yet resolved: Hydra takes half a second to read verl's forty files."""
     register_resolvers()
     with initialize_config_dir(str(CONF), version_base=None):
-        return compose("holderpo")
+        return compose("holderpo", overrides=[BASE])
 
 
 def _compose(*overrides: str) -> DictConfig:
     """As `compose_config`, which it calls where a group is chosen, or a key added or deleted."""
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     if any(override.key_or_group in GROUPS or override.is_add() or override.is_delete() for override in parsed):
-        return compose_config(overrides)
+        return compose_config([*([] if any(o.key_or_group == "model" for o in parsed) else [BASE]), *overrides])
     config = copy.deepcopy(_default())
     for override in parsed:
         OmegaConf.update(config, override.key_or_group, override.value())

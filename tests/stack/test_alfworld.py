@@ -32,7 +32,7 @@ def overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         *(f"actor_rollout_ref.model.path={folder}/model", f"cache_dir={folder}/cache", f"games={folder}/games"),
         *(
             "alfworld.samples=step",
-            "algorithm.adv_estimator=step_grpo",
+            "algorithm.adv_estimator=gigpo",
             "alfworld.max_steps=6",
             "alfworld.answer_tokens=8",
             "alfworld.step_timeout=3600",
