@@ -25,7 +25,7 @@ def test_the_documented_keys_are_those_in_force() -> None:
 
 @pytest.fixture(scope="module")
 def config() -> DictConfig:
-    return compose_config(["run=r", "run_dir=never-made"])
+    return compose_config(["model=tiny", "run=r", "run_dir=never-made"])
 
 
 def changed(config: DictConfig, key: str, value: object) -> DictConfig:

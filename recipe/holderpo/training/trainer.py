@@ -139,7 +139,7 @@ class HolderTrainerMixin(PPOTrainer):
         if self.config.algorithm.adv_estimator not in advantage_estimators():
             return super()._compute_advantage(batch, metrics=metrics)
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
-        token = EXTRA_FIELDS.set(data["extra_fields"].tolist())
+        token = EXTRA_FIELDS.set(data.pop("extra_fields").tolist())
         try:
             return super()._compute_advantage(batch, metrics=metrics)
         finally:

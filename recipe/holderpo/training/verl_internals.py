@@ -22,6 +22,7 @@ OVERRIDDEN: dict[str, str] = {
     "_init_resource_pool_mgr": "the worker class of each role",
     "_load_checkpoint": "the last part of `init`; restores the state of HölderPO's parts",
     "_save_checkpoint": "a checkpoint is committed when it is complete, and a failed save does not end the run",
+    "_compute_advantage": "what the agent loop wrote beside a sample, for GiGPO",
     "_update_actor": "p travels with the batch",
     "_compute_metrics": "called once per step with all its metrics: the record, the limits of `guard`",
     "_validate": "validation metrics belong to the record too",
