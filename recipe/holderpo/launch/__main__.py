@@ -89,7 +89,7 @@ def ray_head(node: Node, config: DictConfig) -> Iterator[tuple[dict[str, str], l
         if node.nodes > 1:
             print(f"head {address} is up; waiting for {node.nodes - 1} more ...", flush=True)
         os.environ.update(environment)  # for `ray.init` here
-        wait_for_all(node, gpus)
+        wait_for_all(node, gpus, ray_start)
         if node.nodes > 1:
             print(f"{node.nodes} nodes with {gpus} GPUs each are there", flush=True)
         # Ray takes no counts of resources where it attaches to a cluster.
@@ -136,10 +136,10 @@ def resources(config: DictConfig) -> list[str]:
     return [f"--num-gpus={config.trainer.n_gpus_per_node}", f"--num-cpus={config.ray_kwargs.ray_init.num_cpus}"]
 
 
-def wait_for_all(node: Node, gpus: int) -> None:
+def wait_for_all(node: Node, gpus: int, ray_start: "subprocess.Popen[str]") -> None:
     import ray
 
-    cluster.attach(node)
+    cluster.attach(node, ray_start)
     try:
         cluster.wait_for_nodes(node, gpus)
     finally:

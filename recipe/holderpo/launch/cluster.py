@@ -128,9 +128,8 @@ def wait_for_head(node: Node, ray_start: "subprocess.Popen[str] | None" = None) 
     has ended."""
     deadline = time.monotonic() + node.wait_s
     while True:
-        if ray_start is not None and ray_start.poll() is not None:
-            output, _ = ray_start.communicate()
-            raise ConfigError(f"Ray's head did not start on {node.address}:{node.port}: {reason(output)}")
+        if ray_start is not None:
+            check_running(node, ray_start)
         try:
             with socket.create_connection((node.head, node.port), timeout=5):
                 return
@@ -142,11 +141,18 @@ def wait_for_head(node: Node, ray_start: "subprocess.Popen[str] | None" = None) 
             time.sleep(POLL_SECONDS)
 
 
-def attach(node: Node) -> None:
-    """`ray.init` to the head's cluster, whose port answers some time before Ray knows its first node. SIGTERM ends this
-    process before and after it.
+def check_running(node: Node, ray_start: "subprocess.Popen[str]") -> None:
+    """Raises ConfigError if the head's `ray start` has ended, as it does when one of Ray's processes crashes at its start."""
+    if ray_start.poll() is not None:
+        output, _ = ray_start.communicate()
+        raise ConfigError(f"Ray's head did not start on {node.address}:{node.port}: {reason(output)}")
 
-    Raises ConfigError after `node.wait_s`."""
+
+def attach(node: Node, ray_start: "subprocess.Popen[str]") -> None:
+    """`ray.init` to the cluster of `ray_start`, whose port answers some time before Ray knows its first node. SIGTERM ends
+    this process before and after it.
+
+    Raises ConfigError after `node.wait_s`, or when `ray_start` has ended."""
     import ray
     from ray.exceptions import RayError
 
@@ -161,6 +167,7 @@ def attach(node: Node) -> None:
         except (ConnectionError, RuntimeError, RayError) as error:  # which of them depends on how far Ray is
             ray.shutdown()
             exit_on_sigterm()
+            check_running(node, ray_start)
             if time.monotonic() > deadline:
                 raise ConfigError(
                     f"Ray's head on {node.address}:{node.port} cannot be used after {node.wait_s:.0f} s: "
