@@ -5,10 +5,9 @@ import re
 
 import pytest
 
-from recipe.holderpo.embedded.tiny_model import build_tokenizer
+from recipe.holderpo.embedded.tiny_model import build_tokenizer, encode_prompt
 from recipe.holderpo.rewards.boxed import compute_score
 from recipe.holderpo.study.tasks import TASKS, shifted
-from recipe.holderpo.tasks.clock.pretrain import encode_prompt
 from recipe.holderpo.tasks.clock.problems import DATA_SOURCE, WORDS, draw_question, train_val_problems, worked_answer
 
 

@@ -63,6 +63,12 @@ def build_tokenizer(words: Sequence[str] = ()) -> Qwen2Tokenizer:
     return tokenizer
 
 
+def encode_prompt(tokenizer: Qwen2Tokenizer, question: str) -> list[int]:
+    """Token ids of the prompt as verl builds it from the data's message."""
+    messages = [{"role": "user", "content": question}]
+    return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+
+
 def build_model(config: TinyModelConfig, tokenizer: Qwen2Tokenizer, seed: int) -> Qwen2ForCausalLM:
     """Return a randomly initialised float32 model; the same seed gives the same weights."""
     with torch.random.fork_rng(devices=[]):

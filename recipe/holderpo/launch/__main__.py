@@ -10,7 +10,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -37,19 +37,16 @@ class RunFailed(Exception):
 
 
 def main(arguments: Sequence[str]) -> int:
+    os.environ.setdefault(COMMAND_VARIABLE, shlex.join(["python", "-m", "recipe.holderpo.launch", *arguments]))
+    return exit_status(launch, arguments)
+
+
+def exit_status(command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
+    """Run a command that starts drivers; its status, or that of the error which ended it."""
     exit_on_sigterm()  # before there is a driver nothing is to be saved: what was started here is ended
     interrupt_on_sigint()
-    os.environ.setdefault(COMMAND_VARIABLE, shlex.join(["python", "-m", "recipe.holderpo.launch", *arguments]))
     try:
-        node = read_node(os.environ)
-        legacy = legacy_overrides(os.environ)
-        if legacy:
-            print(f"from the environment: {' '.join(legacy)}", flush=True)
-        overrides = [*legacy, *arguments]
-        if node.nodes == 1:
-            return drive(overrides, dict(os.environ))
-        overrides.append(f"trainer.nnodes={node.nodes}")
-        return head(node, overrides) if node.rank == 0 else join(node, overrides)
+        return command(arguments)
     except ConfigError as error:
         print_error(error)
         return ExitStatus.REFUSED
@@ -57,6 +54,19 @@ def main(arguments: Sequence[str]) -> int:
         return int(failed.args[0])
     except KeyboardInterrupt:
         return ExitStatus.INTERRUPTED
+
+
+def launch(arguments: Sequence[str]) -> int:
+    """This node's part of the run; its exit status."""
+    node = read_node(os.environ)
+    legacy = legacy_overrides(os.environ)
+    if legacy:
+        print(f"from the environment: {' '.join(legacy)}", flush=True)
+    overrides = [*legacy, *arguments]
+    if node.nodes == 1:
+        return drive(overrides, dict(os.environ))
+    overrides.append(f"trainer.nnodes={node.nodes}")
+    return head(node, overrides) if node.rank == 0 else join(node, overrides)
 
 
 def drive(overrides: Sequence[str], environment: dict[str, str]) -> int:

@@ -8,6 +8,7 @@ the same command goes on where it was stopped. After each arm the table and outp
 
 import os
 import secrets
+import shlex
 import socket
 import sys
 from collections.abc import Sequence
@@ -17,10 +18,11 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from recipe.holderpo.config.compose import CONF, compose_config
-from recipe.holderpo.config.errors import ConfigError, print_error
-from recipe.holderpo.fault_tolerance.signals import ExitStatus, exit_on_sigterm, interrupt_on_sigint
-from recipe.holderpo.launch.__main__ import RunFailed, checked, drive, ray_head
+from recipe.holderpo.config.errors import ConfigError
+from recipe.holderpo.fault_tolerance.signals import ExitStatus
+from recipe.holderpo.launch.__main__ import RunFailed, checked, drive, exit_status, ray_head
 from recipe.holderpo.launch.settings import Node
+from recipe.holderpo.main import COMMAND_VARIABLE
 from recipe.holderpo.report.record import METRICS_FILE, read_metrics
 
 USUAL = {
@@ -35,22 +37,12 @@ ARMS = {file.stem: [f"algo={file.stem}"] for file in sorted(CONF.glob("algo/[!_]
 ADDRESS = "127.0.0.2"  # that of a run of its own, see conf/hardware/cpu.yaml
 
 
-def main(arguments: Sequence[str]) -> int:
-    exit_on_sigterm()
-    interrupt_on_sigint()
-    try:
-        name, arms, overrides = read_arguments(arguments)
-        runs = {arm: [*overrides, *ARMS[arm], f"run={name}-{arm}"] for arm in arms}
-        configs = {arm: checked(run) for arm, run in runs.items()}  # before the first of them trains
-        status = train_missing(Path(configs[arms[0]].run_dir).with_name(name), runs, configs)
-    except ConfigError as error:
-        print_error(error)
-        return ExitStatus.REFUSED
-    except RunFailed as failed:
-        return int(failed.args[0])
-    except KeyboardInterrupt:
-        return ExitStatus.INTERRUPTED
-    return status
+def compare(arguments: Sequence[str]) -> int:
+    """Train the arms that are not finished, and report; the exit status."""
+    name, arms, overrides = read_arguments(arguments)
+    runs = {arm: [*overrides, *ARMS[arm], f"run={name}-{arm}"] for arm in arms}
+    configs = {arm: checked(run) for arm, run in runs.items()}  # before the first of them trains
+    return train_missing(Path(configs[arms[0]].run_dir).with_name(name), runs, configs)
 
 
 def read_arguments(arguments: Sequence[str]) -> tuple[str, list[str], list[str]]:
@@ -128,5 +120,7 @@ def free_port(address: str) -> int:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("HOLDERPO_COMMAND", " ".join(["python -m recipe.holderpo.launch.compare", *sys.argv[1:]]))
-    sys.exit(main(sys.argv[1:]))
+    os.environ.setdefault(
+        COMMAND_VARIABLE, shlex.join(["python", "-m", "recipe.holderpo.launch.compare", *sys.argv[1:]])
+    )
+    sys.exit(exit_status(compare, sys.argv[1:]))

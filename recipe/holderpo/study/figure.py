@@ -1,6 +1,7 @@
 """The study's figure: learning curves of the arms at each clip, with intervals over seeds."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from recipe.holderpo import atomic
-from recipe.holderpo.study.plan import ARMS, CLIPS, REPORTED_SEEDS, grid
-from recipe.holderpo.study.settings import RunSettings
+from recipe.holderpo.study.plan import ARMS, CLIPS, REPORTED_SEEDS, complete_seeds, grid
 from recipe.holderpo.study.statistics import interval
 
 Record = Mapping[str, Any]
@@ -34,7 +34,7 @@ def study_figure(records: Sequence[Record]) -> Figure:
 
     Those seeds that all arms have."""
     by_key = {record["key"]: record for record in records}
-    seeds = [seed for seed in REPORTED_SEEDS if all(run.key in by_key for run in grid(seed))]
+    seeds = complete_seeds("grid", by_key)
     figure = Figure(figsize=(15, 5), layout="constrained")
     figure.suptitle(f"Clock task, learning rate 2e-4, {len(seeds)} seeds, 95 % intervals", fontsize=14)
     for axes, clip in zip(figure.subplots(1, 3, sharey=True), CLIPS, strict=True):
@@ -44,7 +44,7 @@ def study_figure(records: Sequence[Record]) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
         for run in grid(REPORTED_SEEDS[0]) if seeds else ():
             if run.clip == clip:
-                curves = [by_key[RunSettings(**{**vars(run), "seed": seed}).key]["accuracy"] for seed in seeds]
+                curves = [by_key[replace(run, seed=seed).key]["accuracy"] for seed in seeds]
                 steps = sorted(map(int, curves[0]))
                 values = np.array([[curve[str(step)] for step in steps] for curve in curves])
                 low, high = zip(*(interval(list(column)) for column in values.T), strict=True)

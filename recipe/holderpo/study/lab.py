@@ -11,6 +11,7 @@ from transformers import AutoTokenizer, Qwen2ForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from holderpo_core import REDUCTION, Order, holder_policy_loss, response_p
+from recipe.holderpo.embedded.tiny_model import encode_prompt
 from recipe.holderpo.study.model import FastQwen2, response_mask
 from recipe.holderpo.study.settings import RULES, RunSettings
 from recipe.holderpo.study.tasks import TASKS, StudyTask
@@ -164,14 +165,7 @@ class Run:
         return [problems[pick] for pick in picks.tolist()]
 
     def _prompts(self, questions: list[str]) -> torch.Tensor:
-        return torch.tensor(
-            [
-                self.tokenizer.apply_chat_template(
-                    [{"role": "user", "content": question}], add_generation_prompt=True, return_dict=False
-                )
-                for question in questions
-            ]
-        )
+        return torch.tensor([encode_prompt(self.tokenizer, question) for question in questions])
 
     def _rewards(self, tokens: torch.Tensor, answers: list[str]) -> torch.Tensor:
         texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)

@@ -1,6 +1,6 @@
 """The runs of each experiment of docs/study/plan.md, seed by seed, so that what an interrupted study has is balanced."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from itertools import product
 
 from recipe.holderpo.study.settings import RunSettings
@@ -82,13 +82,22 @@ EXPERIMENTS: dict[str, Callable[[int], Iterator[RunSettings]]] = {
 }
 
 
+def planned_seeds(experiment: str) -> range:
+    return TUNING_SEEDS if experiment == "tuning" else REPORTED_SEEDS
+
+
+def complete_seeds(experiment: str, keys: Container[str]) -> list[int]:
+    """The planned seeds of which every run of the experiment is among `keys`."""
+    return [seed for seed in planned_seeds(experiment) if all(run.key in keys for run in EXPERIMENTS[experiment](seed))]
+
+
 def runs(experiment: str, seeds: int) -> list[RunSettings]:
     """The runs of an experiment on its first so many seeds, in their order.
 
     Raises:
         ValueError: `seeds` is below 1.
     """
-    planned = TUNING_SEEDS if experiment == "tuning" else REPORTED_SEEDS
+    planned = planned_seeds(experiment)
     if seeds < 1:
         raise ValueError(f"seeds is {seeds}; allowed is 1 and more, of which {experiment} uses at most {len(planned)}")
     return [run for seed in planned[:seeds] for run in EXPERIMENTS[experiment](seed)]

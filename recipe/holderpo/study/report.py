@@ -1,6 +1,7 @@
 """Tables of the study from its records; every number in docs/study/results.md comes from here."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -8,7 +9,7 @@ from typing import Any, NamedTuple
 from recipe.holderpo.atomic import write_text
 from recipe.holderpo.study import statistics
 from recipe.holderpo.study.figure import plot_study
-from recipe.holderpo.study.plan import EXPERIMENTS, REPORTED_SEEDS, TUNING_SEEDS
+from recipe.holderpo.study.plan import EXPERIMENTS, complete_seeds
 from recipe.holderpo.study.probe import probe_table
 from recipe.holderpo.study.settings import RULES, RunSettings
 
@@ -49,13 +50,12 @@ def condition(settings: RunSettings) -> str:
 
 def table(experiment: str, records: Sequence[Record]) -> list[str]:
     """A Markdown table of an experiment: a row for each condition, with those seeds that all of its conditions have."""
-    planned = TUNING_SEEDS if experiment == "tuning" else REPORTED_SEEDS
     by_key = {record["key"]: record for record in records}
-    seeds = [seed for seed in planned if all(run.key in by_key for run in EXPERIMENTS[experiment](seed))]
+    seeds = complete_seeds(experiment, by_key)
     if not seeds:
         return []
     runs = list(EXPERIMENTS[experiment](seeds[0]))
-    outcomes = {condition(run): [outcome(by_key[_with_seed(run, seed).key]) for seed in seeds] for run in runs}
+    outcomes = {condition(run): [outcome(by_key[replace(run, seed=seed).key]) for seed in seeds] for run in runs}
     baselines = {condition(run): condition(_baseline(run)) for run in runs}
     rows: list[list[str]] = []
     compared: list[tuple[int, float]] = []
@@ -85,11 +85,7 @@ def table(experiment: str, records: Sequence[Record]) -> list[str]:
 
 def _baseline(run: RunSettings) -> RunSettings:
     """The run that it is compared with: p = 0 under the same settings, with the sequence clip."""
-    return RunSettings(**{**vars(run), "arm": "p0", "clip_level": "sequence" if run.arm == "p1" else run.clip_level})
-
-
-def _with_seed(run: RunSettings, seed: int) -> RunSettings:
-    return RunSettings(**{**vars(run), "seed": seed})
+    return replace(run, arm="p0", clip_level="sequence" if run.arm == "p1" else run.clip_level)
 
 
 def _span(values: Sequence[float], sign: str = "") -> str:

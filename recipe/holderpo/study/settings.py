@@ -17,7 +17,7 @@ class RunSettings:
         clip_level: where the clip acts; "token" at p = 1 is GRPO's objective.
         lr: AdamW's rate, constant.
         task: a name of `study.tasks.TASKS`.
-        start: "noisy" (about one answer in five is right) or "sparse" (about one in twenty).
+        start: "noisy" (about one answer in six is right) or "sparse" (twice as many wrong demonstrations).
         size: "small" (0.13 M parameters) or "large" (0.7 M).
         reset_adam: the optimiser's state is emptied before each step's updates.
         max_kl: a step's updates end once the mean KL(old, new) per token of a mini-batch is above it, nats; None: never.

@@ -53,7 +53,9 @@ def gigpo(
     """
     samples = EXTRA_FIELDS.get()
     scores = token_level_rewards.double().sum(-1)
-    returns = torch.tensor([sample.get("step_return", 0.0) for sample in samples], dtype=torch.float64)
+    returns = torch.tensor(
+        [sample["step_return"] if "anchor" in sample else 0.0 for sample in samples], dtype=torch.float64
+    )
     anchors = np.array(
         [
             f"{group}\n{sample['anchor']}" if "anchor" in sample else f"alone {row}"

@@ -20,7 +20,7 @@ from transformers import Qwen2ForCausalLM, Qwen2Tokenizer
 from recipe.holderpo.embedded.cache import cached_folder
 from recipe.holderpo.embedded.dataset import Problem
 from recipe.holderpo.embedded.supervised import IGNORED, learning_rate, supervised_update
-from recipe.holderpo.embedded.tiny_model import TinyModelConfig, build_model, build_tokenizer, save_model
+from recipe.holderpo.embedded.tiny_model import TinyModelConfig, build_model, build_tokenizer, encode_prompt, save_model
 from recipe.holderpo.rewards.boxed import compute_score
 from recipe.holderpo.tasks.arithmetic.problems import DATA_SOURCE, VAL_SAMPLES, train_val_problems
 
@@ -49,7 +49,7 @@ def encode_examples(
     """Return (input_ids, labels), both (problems, length) int64, right-padded; only response tokens have a label."""
     rows, labels = [], []
     for problem in problems:
-        prompt = encode_prompt(tokenizer, problem)
+        prompt = encode_prompt(tokenizer, problem.question)
         response = [*tokenizer.encode(style.format(problem.answer)), tokenizer.eos_token_id]
         rows.append(prompt + response)
         labels.append([IGNORED] * len(prompt) + response)
@@ -57,12 +57,6 @@ def encode_examples(
         torch.tensor([row + [tokenizer.pad_token_id] * (length - len(row)) for row in rows]),
         torch.tensor([row + [IGNORED] * (length - len(row)) for row in labels]),
     )
-
-
-def encode_prompt(tokenizer: Qwen2Tokenizer, problem: Problem) -> list[int]:
-    """Token ids of the prompt as verl builds it from the data's message."""
-    messages = [{"role": "user", "content": problem.question}]
-    return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
 
 
 def pretrain(config: PretrainConfig) -> tuple[Qwen2ForCausalLM, Qwen2Tokenizer, list[float]]:
@@ -91,7 +85,7 @@ def outcomes(
     model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, problems: Sequence[Problem], samples: int, seed: int
 ) -> torch.Tensor:
     """Rewards, (problems, samples) float32, of answers sampled at temperature 1; ``samples=0`` decodes one greedily."""
-    prompts = [encode_prompt(tokenizer, problem) for problem in problems]
+    prompts = [encode_prompt(tokenizer, problem.question) for problem in problems]
     length = max(map(len, prompts))
     padding = torch.tensor([length - len(prompt) for prompt in prompts])
     input_ids = torch.tensor([[tokenizer.pad_token_id] * (length - len(prompt)) + prompt for prompt in prompts])

@@ -2,7 +2,7 @@
 
 It learns the turns of the hand from demonstrations that are all right, and then, for a short while, from ones in which a
 seventh of the hours is wrong, as if by careless authors. So it knows how to answer and is right in about one answer of
-five: what reinforcement learning can raise. A model whose pre-training was merely stopped early falls apart at a learning
+seven: what reinforcement learning can raise. A model whose pre-training was merely stopped early falls apart at a learning
 rate at which the order p matters (docs/study).
 """
 
@@ -18,7 +18,7 @@ from transformers import Qwen2ForCausalLM, Qwen2Tokenizer
 
 from recipe.holderpo.embedded.cache import cached_folder
 from recipe.holderpo.embedded.supervised import learning_rate, supervised_update
-from recipe.holderpo.embedded.tiny_model import TinyModelConfig, build_model, build_tokenizer, save_model
+from recipe.holderpo.embedded.tiny_model import TinyModelConfig, build_model, build_tokenizer, encode_prompt, save_model
 from recipe.holderpo.tasks.clock.problems import WORDS, draw_question, train_val_problems, worked_answer
 
 SMOOTHED = 20  # steps whose mean loss ends a phase
@@ -78,12 +78,6 @@ class PretrainConfig:
         Phase(wrong_share=0.0, steps=3000, lr=5e-3, lr_end=5e-3, until_loss=0.01),
         Phase(wrong_share=0.15, steps=150, lr=1e-3, lr_end=1e-4),
     )
-
-
-def encode_prompt(tokenizer: Qwen2Tokenizer, question: str) -> list[int]:
-    """Token ids of the prompt as verl builds it from the data's message; 21 for every question."""
-    messages = [{"role": "user", "content": question}]
-    return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
 
 
 def pretrain(config: PretrainConfig, source: Demonstrations) -> tuple[Qwen2ForCausalLM, Qwen2Tokenizer, list[float]]:
