@@ -20,8 +20,7 @@ part() { # NAME COMMAND...: run it, and keep its outcome and its seconds
 part "ruff check" .venv/bin/ruff check .
 part "ruff format" .venv/bin/ruff format --check .
 part mypy .venv/bin/mypy
-# The slow files first, the slowest before all. Three processes on two cores: a start of the stack waits as often as it computes.
-part pytest .venv/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=20 \
-    tests/stack/test_stop_and_resume.py tests/stack tests
+# In the order of tests/conftest.py. A start of the stack keeps more than one core busy.
+part pytest .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=20
 printf '%s\n' "${results[@]}"
 exit "$failed"

@@ -2,7 +2,6 @@
 
 import getpass
 import os
-import re
 import shutil
 import signal
 import socket
@@ -24,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 STARTUP = Path(__file__).with_name("startup")
 PATIENCE_SECONDS = 1200  # a last resort, for a run that hangs
 HEAD, OTHER = "127.0.0.2", "127.0.0.3"
+SEMAPHORE = "sem.mp-"  # how Python names those of multiprocessing
 # Metrics that the same training has again, whatever happened on the way; others are times or memory.
 TRAINED = ("holder/", "actor/", "critic/", "response_length/", "group/")
 
@@ -40,18 +40,34 @@ def environment(base: Path) -> dict[str, str]:
     }
 
 
-def shared_memory() -> set[str]:
-    return {path.name for path in Path("/dev/shm").iterdir()}
+def shared_memory() -> dict[str, int]:
+    """Names in /dev/shm, and their inodes."""
+    found = {}
+    for path in Path("/dev/shm").iterdir():
+        with suppress(FileNotFoundError):
+            found[path.name] = path.stat().st_ino
+    return found
+
+
+def used_inodes(pid: int | str) -> set[int]:
+    """Inodes of what a process has mapped or open; none of one that is gone, or another user's. (The path that it has mapped
+    does not tell: glibc maps a semaphore under another name before it has its own.)"""
+    process, found = Path(f"/proc/{pid}"), set[int]()
+    with suppress(OSError):
+        found |= {int(line.split(maxsplit=5)[4]) for line in (process / "maps").read_text().splitlines()}
+        for descriptor in (process / "fd").iterdir():
+            with suppress(OSError):
+                found.add(descriptor.stat().st_ino)
+    return found
 
 
 def unused_shared_memory() -> set[str]:
     """Names in /dev/shm that no process which can be seen from here has mapped or open."""
     found = shared_memory()
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # gone meanwhile, or another user's
-            uses = [(process / "maps").read_text(), *(os.readlink(fd) for fd in (process / "fd").iterdir())]
-            found -= set(re.findall(r"/dev/shm/(\S+)", "\n".join(uses)))
-    return found
+    used = (
+        set[int]().union(*(used_inodes(process.name) for process in Path("/proc").glob("[0-9]*"))) if found else set()
+    )
+    return {name for name, inode in found.items() if inode not in used}
 
 
 def free_port(address: str) -> int:
@@ -72,7 +88,9 @@ class Run:
     seen: set[psutil.Process] = field(default_factory=set)
     base: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="r", dir="/tmp")))
     """Where the run's temporary folder is made. A short path, for sockets."""
-    there: set[str] = field(default_factory=shared_memory)
+    there: set[str] = field(default_factory=lambda: {*shared_memory()})
+    semaphores: dict[str, str] = field(default_factory=dict)
+    """Names of Python's semaphores in /dev/shm that a process of the run has mapped, and that process."""
 
     @property
     def run_dir(self) -> Path:
@@ -129,6 +147,12 @@ class Run:
         for process in self.started():
             with suppress(psutil.NoSuchProcess):
                 self.seen |= {*psutil.Process(process.pid).children(recursive=True)}
+        names = {name: inode for name, inode in shared_memory().items() if name.startswith(SEMAPHORE)}
+        if new := names.keys() - self.there - self.semaphores.keys():
+            for process in self.seen:
+                used = used_inodes(process.pid)
+                with suppress(psutil.NoSuchProcess):
+                    self.semaphores |= {name: " ".join(process.cmdline())[:60] for name in new if names[name] in used}
 
     def below(self, title: str) -> list[psutil.Process]:
         """Processes of the run by a part of their command line."""
@@ -157,16 +181,22 @@ class Run:
     def left_over(self, seconds: float = 300.0) -> list[str]:
         """What the run left and is still there so long after its end: processes, temporary files, shared memory that was not
         there before and that no process uses all the while, and in its own folder requests and halves of checkpoints.
+        Of semaphores, whose names do not tell whose they are, those which one of its processes was seen to use.
 
         Ray's agents need half a minute, on an idle machine, to see that their node is gone."""
-        deadline, memory = time.monotonic() + seconds, unused_shared_memory() - self.there
+
+        def unused() -> set[str]:
+            names = unused_shared_memory() - self.there
+            return {name for name in names if name in self.semaphores or not name.startswith(SEMAPHORE)}
+
+        deadline, memory = time.monotonic() + seconds, unused()
         while (alive := self.alive()) or memory:
             if time.monotonic() > deadline:
                 break
             time.sleep(0.2)
-            memory &= unused_shared_memory()
+            memory &= unused()
         found = [f"process {title}" for title in alive]
-        found += [f"/dev/shm/{name}" for name in sorted(memory)]
+        found += [f"/dev/shm/{name} {self.semaphores.get(name, '')}".rstrip() for name in sorted(memory)]
         found += [str(path) for path in self.base.iterdir()]
         found += [f"{folder.name} without manifest" for folder in self.checkpoints() if not committed(folder)]
         return found + [name for name in ("stop",) if (self.run_dir / name).exists()]

@@ -37,6 +37,8 @@ def test_reach_is_that_of_the_larger_order() -> None:
         ({"clip_fraction": 0.01}, {"p"}),
         ({"log_ratio_std": 0.06, "clip_fraction": 0.2}, set()),
         ({"log_ratio_std": 0.06, "clip_fraction": 0.31}, {"clip"}),
+        ({"p": 0.0}, {"no clip"}),  # on purpose
+        ({"p": 0.0, "p_positive": -2.0, "p_negative": 2.0}, {"p", "no clip"}),
     ],
 )
 def test_what_is_without_effect_has_a_line(changes: dict[str, float], names: set[str]) -> None:

@@ -94,12 +94,21 @@ def ray_head(node: Node, config: DictConfig) -> Iterator[tuple[dict[str, str], l
         folder = held.enter_context(temporary_folder(Path(config.run_dir), node.rank))
         environment = dict(os.environ)
         cluster.ensure_token(environment, make=True)
-        ray_start = held.enter_context(cluster.ray_node(node, resources(config), environment, folder))
-        cluster.wait_for_head(node, ray_start)
-        if node.nodes > 1:
-            print(f"head {address} is up; waiting for {node.nodes - 1} more ...", flush=True)
         os.environ.update(environment)  # for `ray.init` here
-        wait_for_all(node, gpus, ray_start)
+        for start in range(1, cluster.STARTS + 1):
+            started = held.enter_context(ExitStack())
+            ray_start = started.enter_context(cluster.ray_node(node, resources(config), environment, folder))
+            try:
+                cluster.wait_for_head(node, ray_start)
+                if node.nodes > 1:
+                    print(f"head {address} is up; waiting for {node.nodes - 1} more ...", flush=True)
+                wait_for_all(node, gpus, ray_start)
+                break
+            except cluster.HeadEnded as error:
+                started.close()
+                if start == cluster.STARTS:
+                    raise
+                print(f"{error}; it is started again", flush=True)
         if node.nodes > 1:
             print(f"{node.nodes} nodes with {gpus} GPUs each are there", flush=True)
         # Ray takes no counts of resources where it attaches to a cluster.
@@ -120,15 +129,20 @@ def join(node: Node, overrides: Sequence[str]) -> int:
         while not cluster.has_token(environment) and time.monotonic() < deadline:
             time.sleep(cluster.POLL_SECONDS)
         cluster.ensure_token(environment, make=False)
-        cluster.wait_for_head(node)
-        # Slurm signals all nodes at once. This one's part of the model is still to be saved; it ends with the head's cluster.
-        report_sigterm("SIGTERM: waiting for the head")
-        ray_start = held.enter_context(cluster.ray_node(node, resources(config), environment, folder))
-        print(f"joining {node.head}:{node.port} ...", flush=True)
-        output, _ = ray_start.communicate()  # until the head takes the cluster down
-        if "Ray runtime started" not in output:
-            raise ConfigError(f"this node could not join {node.head}:{node.port}: {cluster.reason(output)}")
-    return 0
+        for _ in range(cluster.STARTS):
+            cluster.wait_for_head(node)
+            # Slurm signals all nodes at once. This one's part of the model is still to be saved; it ends with the head's
+            # cluster.
+            report_sigterm("SIGTERM: waiting for the head")
+            with cluster.ray_node(node, resources(config), environment, folder) as ray_start:
+                print(f"joining {node.head}:{node.port} ...", flush=True)
+                output, _ = ray_start.communicate()  # until the head takes the cluster down
+            if "Ray runtime started" in output:
+                return 0
+            reason = cluster.reason(output)
+            if "token" in reason.lower():
+                break
+        raise ConfigError(f"this node could not join {node.head}:{node.port}: {reason}")
 
 
 def checked(overrides: Sequence[str]) -> DictConfig:

@@ -18,7 +18,14 @@ from recipe.holderpo.fault_tolerance.signals import ExitStatus, exit_on_sigterm
 from recipe.holderpo.launch.settings import Node
 
 POLL_SECONDS = 0.5
+STARTS = 3
+"""How often Ray is started on a node: `ray start` ends by itself if its raylet is not there within 30 s, which is fixed in
+Ray (2.60) and too short for a machine that is busy with something else."""
 STOP_SECONDS = 15.0
+
+
+class HeadEnded(ConfigError):
+    """The head's `ray start` has ended by itself."""
 
 
 def token_file(environment: dict[str, str]) -> Path:
@@ -124,8 +131,8 @@ def reason(output: str) -> str:
 
 
 def wait_for_head(node: Node, ray_start: "subprocess.Popen[str] | None" = None) -> None:
-    """Until the head's port answers. Raises ConfigError after `node.wait_s`, or when the `ray start` that should open it
-    has ended."""
+    """Until the head's port answers. Raises ConfigError after `node.wait_s`, HeadEnded when the `ray start` that should
+    open it has ended."""
     deadline = time.monotonic() + node.wait_s
     while True:
         if ray_start is not None:
@@ -142,17 +149,17 @@ def wait_for_head(node: Node, ray_start: "subprocess.Popen[str] | None" = None) 
 
 
 def check_running(node: Node, ray_start: "subprocess.Popen[str]") -> None:
-    """Raises ConfigError if the head's `ray start` has ended, as it does when one of Ray's processes crashes at its start."""
+    """Raises HeadEnded if the head's `ray start` has ended, as it does when one of Ray's processes crashes at its start."""
     if ray_start.poll() is not None:
         output, _ = ray_start.communicate()
-        raise ConfigError(f"Ray's head did not start on {node.address}:{node.port}: {reason(output)}")
+        raise HeadEnded(f"Ray's head did not start on {node.address}:{node.port}: {reason(output)}")
 
 
 def attach(node: Node, ray_start: "subprocess.Popen[str]") -> None:
     """`ray.init` to the cluster of `ray_start`, whose port answers some time before Ray knows its first node. SIGTERM ends
     this process before and after it.
 
-    Raises ConfigError after `node.wait_s`, or when `ray_start` has ended."""
+    Raises ConfigError after `node.wait_s`, HeadEnded when `ray_start` has ended."""
     import ray
     from ray.exceptions import RayError
 

@@ -11,14 +11,19 @@ LARGEST_CLIP_FRACTION = 0.3
 Record = dict[str, float]
 
 
+def largest_order(record: Record) -> float | None:
+    """|p| of a step, the larger one where it differs by sign; None for a loss without p."""
+    orders = [abs(record[key]) for key in ("holder/p", "holder/p_positive", "holder/p_negative") if key in record]
+    return max(orders, default=None)
+
+
 def reach(record: Record) -> float | None:
     """|p| x spread of log-ratios in a step's last update, the furthest from the policy that sampled (older records have the
-    mean over its updates alone), with the larger |p| where it differs by sign; None for a loss without p."""
-    orders = [record[key] for key in ("holder/p", "holder/p_positive", "holder/p_negative") if key in record]
-    spread = record.get("holder/last_log_ratio_std", record.get("holder/log_ratio_std"))
-    if not orders or spread is None:
+    mean over its updates alone); None for a loss without p."""
+    order, spread = largest_order(record), record.get("holder/last_log_ratio_std", record.get("holder/log_ratio_std"))
+    if order is None or spread is None:
         return None
-    return max(map(abs, orders)) * spread if spread > 0 else 0.0
+    return order * spread if spread > 0 else 0.0
 
 
 def without_effect(records: Sequence[Record], clip_level: str) -> dict[str, str]:
@@ -33,7 +38,7 @@ def without_effect(records: Sequence[Record], clip_level: str) -> dict[str, str]
     if len(reaches) < STEPS:
         return {}
     found = {}
-    if max(reaches) < SMALLEST_EFFECT:
+    if max(reaches) < SMALLEST_EFFECT and any(largest_order(record) for record in last):  # p = 0 throughout is a choice
         found["p"] = (
             f"note: p is without effect: |p| x spread of log-ratios was at most {max(reaches):.2g} in {STEPS} steps, and it "
             f"acts from about {SMALLEST_EFFECT}. More updates per batch (a smaller "
