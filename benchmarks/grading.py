@@ -34,7 +34,7 @@ import psutil
 
 from recipe.holderpo.data.answers import normalize_ground_truth
 from recipe.holderpo.data.sources import ANSWER_COLUMNS, find_column, read_source
-from recipe.holderpo.rewards.grading.answers import normalize, parse_number
+from recipe.holderpo.rewards.grading.reading import clean, parse_number
 from recipe.holderpo.rewards.math import compute_score
 
 SLOW = ("9^{9^{9^9}}", "10000000!", "\\cup".join(f"[{i},{i + 1}]" for i in range(0, 120, 2)), "(" * 40 + "1" + ")" * 40)
@@ -81,20 +81,20 @@ def lower_priority(pid: int, nice: int) -> None:
 
 
 def as_fraction(answer: str) -> str | None:
-    number = parse_number(normalize(answer))
+    number = parse_number(clean(answer))
     return None if number is None else f"\\frac{{{number.numerator}}}{{{number.denominator}}}"
 
 
 def as_decimal(answer: str) -> str | None:
     """Where it ends: 3/8 is 0.375, 1/3 has none."""
-    number = parse_number(normalize(answer))
+    number = parse_number(clean(answer))
     if number is None or number.denominator > 10**4 or Fraction(str(float(number))) != number:
         return None
     return f"{float(number):.1f}" if number.denominator == 1 else str(float(number))
 
 
 def with_unit(answer: str) -> str | None:
-    return None if parse_number(normalize(answer)) is None else f"{answer}\\text{{ cm}}"
+    return None if parse_number(clean(answer)) is None else f"{answer}\\text{{ cm}}"
 
 
 def spaced(answer: str) -> str:
@@ -108,7 +108,7 @@ def other_fraction(answer: str) -> str | None:
 
 
 def with_degrees(answer: str) -> str | None:
-    number = parse_number(normalize(answer))
+    number = parse_number(clean(answer))
     return None if number is None or number.denominator != 1 else f"{answer}^{{\\circ}}"
 
 

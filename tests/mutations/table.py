@@ -231,10 +231,10 @@ MUTATIONS = (
     ),
     Mutation(
         "numbers are equal within a thousandth",
-        f"{_RECIPE}/rewards/grading/answers.py",
+        f"{_RECIPE}/rewards/grading/judge.py",
         "RELATIVE_TOLERANCE = Fraction(1, 10**6)",
         "RELATIVE_TOLERANCE = Fraction(1, 10**3)",
-        ("tests/rewards/grading/test_answers.py",),
+        ("tests/rewards/grading/test_judge.py",),
     ),
     # The loss
     Mutation(

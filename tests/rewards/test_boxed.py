@@ -23,7 +23,7 @@ BOXES = [
     (r"\boxed{17", None, None),
     (r"\boxed{1{7}", None, None),
     (r"\boxed{17} and \boxed{18", None, "17"),
-    (r"\boxed{17} <answer>18</answer>", "17", "17"),
+    (r"\boxed{17} <answer>18</answer>", "17", "18"),
 ]
 
 

@@ -8,8 +8,10 @@ import asyncio
 from concurrent.futures import Future
 from typing import Any
 
-from recipe.holderpo.rewards.grading.answers import MAX_ANSWER_CHARS, acceptable_answers, cheap_match, extract_answer
+from recipe.holderpo.rewards.grading.answers import MAX_ANSWER_CHARS, acceptable_answers, extract_answer
 from recipe.holderpo.rewards.grading.client import Verdict, shared_grader
+from recipe.holderpo.rewards.grading.decision import Ask, Decision, any_of, decide, questions
+from recipe.holderpo.rewards.grading.judge import judge
 
 FAULTS = ("truncated", "no_answer", "timeout", "crash", "unreadable")
 
@@ -26,9 +28,9 @@ def compute_score(
 ) -> dict[str, float]:
     """Grade one response.
 
-    The final answer is the content of the last \\boxed{}, else of the last <answer></answer>. Spelling and numbers are
-    compared here; what is left goes to math-verify in an isolated process (recipe.holderpo.rewards.grading), which is killed
-    when it exceeds `timeout`; that costs this answer alone.
+    The final answer is the content of the last \\boxed{}, or of the last <answer></answer> if that ends later. Its structure
+    (text, units, relations, lists, numbers) is compared here; what needs algebra goes to math-verify in an isolated process
+    (recipe.holderpo.rewards.grading), which is killed when it exceeds `timeout`; that costs this answer alone.
 
     Args:
         data_source: not used; part of verl's signature.
@@ -51,7 +53,8 @@ def compute_score(
     decided = _decide(solution_str, ground_truth, extra_info)
     if isinstance(decided, dict):
         return decided
-    return _score([future.result() for future in _submit(decided, workers, timeout, memory_mb)])
+    asked = _submit(decided, workers, timeout, memory_mb)
+    return _score(decided, {question: future.result() for question, future in asked.items()})
 
 
 async def compute_score_async(
@@ -61,13 +64,13 @@ async def compute_score_async(
     decided = _decide(solution_str, ground_truth, extra_info)
     if isinstance(decided, dict):
         return decided
-    return _score(await asyncio.gather(*map(asyncio.wrap_future, _submit(decided, **limits))))
+    asked = _submit(decided, **limits)
+    verdicts = await asyncio.gather(*map(asyncio.wrap_future, asked.values()))
+    return _score(decided, dict(zip(asked, verdicts, strict=True)))
 
 
-def _decide(
-    solution: str, ground_truth: str, extra_info: dict[str, Any] | None
-) -> dict[str, float] | list[tuple[str, str]]:
-    """The score where no grading process is needed; else the pairs (answer, truth) that one is to compare."""
+def _decide(solution: str, ground_truth: str, extra_info: dict[str, Any] | None) -> dict[str, float] | Decision:
+    """The score where no grading process is needed; else the decision that has questions for one."""
     if extra_info and extra_info.get("truncated"):
         return _scores(fault="truncated")
     answer = extract_answer(solution)
@@ -75,23 +78,20 @@ def _decide(
         return _scores(fault="no_answer")
     if len(answer) > MAX_ANSWER_CHARS:
         return _scores(fault="unreadable")
-    truths = acceptable_answers(ground_truth)
-    matches = [cheap_match(answer, truth) for truth in truths]
-    if any(matches):
-        return _scores(right=True)
-    return [(answer, truth) for truth in truths] if None in matches else _scores()
+    decision = any_of([judge(answer, truth) for truth in acceptable_answers(ground_truth)])
+    return _scores(decision) if isinstance(decision, bool) else decision
 
 
 def _submit(
-    pairs: list[tuple[str, str]], workers: int = 2, timeout: float = 5.0, memory_mb: int = 2048
-) -> "list[Future[Verdict]]":
+    decision: Decision, workers: int = 2, timeout: float = 5.0, memory_mb: int = 2048
+) -> "dict[Ask, Future[Verdict]]":
     grader = shared_grader(workers, timeout, memory_mb)
-    return [grader.submit(answer, truth) for answer, truth in pairs]
+    return {question: grader.submit(question.answer, question.truth) for question in questions(decision)}
 
 
-def _score(verdicts: list[Verdict]) -> dict[str, float]:
-    right = any(verdict.equal for verdict in verdicts)
-    faults = [verdict.fault for verdict in verdicts if verdict.fault]
+def _score(decision: Decision, verdicts: dict[Ask, Verdict]) -> dict[str, float]:
+    right = decide(decision, {question: verdict.equal for question, verdict in verdicts.items()})
+    faults = [verdict.fault for verdict in verdicts.values() if verdict.fault]
     return _scores(right, None if right or not faults else faults[0])
 
 

@@ -13,6 +13,7 @@ import resource
 import signal
 import sys
 from types import ModuleType
+from typing import Any
 
 from recipe.holderpo.rewards.grading import seccomp
 
@@ -101,14 +102,26 @@ def verify(answer: str, truth: str) -> bool | None:
 
 
 def _verify(answer: str, truth: str, raise_on_error: bool) -> bool | None:
-    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
     from math_verify import verify as math_verify
+    from sympy import I
 
-    targets = (LatexExtractionConfig(), ExprExtractionConfig())
-    gold, given = (
-        parse(f"\\boxed{{{text}}}", targets, parsing_timeout=None, raise_on_error=raise_on_error)
-        for text in (truth, answer)
-    )
-    if not gold or not given:
+    gold, given = _parse(truth, raise_on_error), _parse(answer, raise_on_error)
+    if gold is None or given is None:
         return None
-    return bool(math_verify(gold, given, timeout_seconds=None, raise_on_error=raise_on_error))
+    equal = bool(math_verify(gold, given, timeout_seconds=None, raise_on_error=raise_on_error))
+    names = {symbol for side in (gold, given) for symbol in getattr(side, "free_symbols", ()) if symbol.name == "i"}
+    if not equal and names:  # math-verify takes i for a name
+        gold, given = (side.subs(dict.fromkeys(names, I)) if hasattr(side, "subs") else side for side in (gold, given))
+        equal = bool(math_verify(gold, given, timeout_seconds=None, raise_on_error=raise_on_error))
+    return equal
+
+
+def _parse(text: str, raise_on_error: bool) -> Any:
+    """The expression that the whole text is; None if it does not parse whole. math-verify would go on with a piece of it,
+    such as its last number, or with its letters."""
+    from math_verify import LatexExtractionConfig, parse
+
+    parsed = parse(
+        f"\\boxed{{{text}}}", (LatexExtractionConfig(),), parsing_timeout=None, raise_on_error=raise_on_error
+    )
+    return parsed[0] if parsed and not isinstance(parsed[0], str) else None
