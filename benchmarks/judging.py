@@ -73,7 +73,7 @@ def scores(grade: Grade, answer: str, truths: Iterable[str]) -> bool:
 def truths_of(files: list[Path], every: int) -> list[list[str]]:
     found: dict[str, list[str]] = {}
     for file in files:
-        rows, _ = read_source(str(file), None)
+        rows, _ = read_source("answers", str(file))
         column = find_column(rows, ANSWER_COLUMNS, str(file), "answers")
         for row in rows:
             truth = normalize_ground_truth(row[column])

@@ -64,6 +64,7 @@ BAD_ROWS = {
     "an empty list": ([*ROWS, row() | {"prompt": []}], ["row 4 has an empty prompt"]),
     "an empty text": ([*ROWS, row(" \n")], ["row 4 has an empty prompt"]),
     "no text": ([*ROWS, row(None)], ["row 4 has an empty prompt"]),
+    "a truth that is null": ([*ROWS, row() | {"reward_model": {"ground_truth": None}}], ["row 4 has no ground_truth"]),
 }
 
 

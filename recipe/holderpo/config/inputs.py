@@ -32,6 +32,7 @@ def check_data(config: DictConfig) -> None:
             for table in _tables(key, path):
                 _check_columns(key, path, table, config.data.prompt_key)
                 _check_prompts(key, path, table[config.data.prompt_key].combine_chunks(), rows)
+                _check_truths(key, path, table["reward_model"], rows)
                 rows += len(table)
                 ids += _ids(table)
             if rows == 0:
@@ -121,6 +122,16 @@ def _check_prompts(key: str, path: Path, prompts: pa.Array, first: int) -> None:
     if row >= 0:
         raise ConfigError(
             f"{key} is {str(path)!r}; row {first + row} has an empty prompt; allowed are prompts with a text"
+        )
+
+
+def _check_truths(key: str, path: Path, rewards: pa.ChunkedArray, first: int) -> None:
+    """Each has a ground truth, if an empty one: the reward function decides what that means."""
+    truths = pa.concat_arrays([pc.struct_field(chunk, "ground_truth") for chunk in rewards.chunks])
+    row = pc.index(pc.is_null(truths), True).as_py()
+    if row >= 0:
+        raise ConfigError(
+            f"{key} is {str(path)!r}; row {first + row} has no ground_truth in its reward_model; allowed are rows with one"
         )
 
 

@@ -19,7 +19,7 @@ FAULTS = ("truncated", "no_answer", "timeout", "crash", "unreadable")
 def compute_score(
     data_source: str,
     solution_str: str,
-    ground_truth: str,
+    ground_truth: Any,
     extra_info: dict[str, Any] | None = None,
     *,
     workers: int = 2,
@@ -35,7 +35,7 @@ def compute_score(
     Args:
         data_source: not used; part of verl's signature.
         solution_str: the response's text.
-        ground_truth: the right answer, or a JSON array of strings with several acceptable ones.
+        ground_truth: the right answer, as text or a number; a sequence, or a JSON array of strings, if several are.
         extra_info: `extra_info["truncated"]` true marks a response cut off at the length limit: score 0.
         workers: grading processes, 1 to 256, shared by all calls of this process with the same limits.
         timeout: seconds of CPU time for one comparison, or seconds in which its process sleeps or is stopped. Waiting for a
@@ -58,7 +58,7 @@ def compute_score(
 
 
 async def compute_score_async(
-    data_source: str, solution_str: str, ground_truth: str, extra_info: dict[str, Any] | None = None, **limits: Any
+    data_source: str, solution_str: str, ground_truth: Any, extra_info: dict[str, Any] | None = None, **limits: Any
 ) -> dict[str, float]:
     """`compute_score`, limits included, without a thread that waits for each answer: a slow one holds up no other."""
     decided = _decide(solution_str, ground_truth, extra_info)
@@ -69,7 +69,7 @@ async def compute_score_async(
     return _score(decided, dict(zip(asked, verdicts, strict=True)))
 
 
-def _decide(solution: str, ground_truth: str, extra_info: dict[str, Any] | None) -> dict[str, float] | Decision:
+def _decide(solution: str, ground_truth: Any, extra_info: dict[str, Any] | None) -> dict[str, float] | Decision:
     """The score where no grading process is needed; else the decision that has questions for one."""
     if extra_info and extra_info.get("truncated"):
         return _scores(fault="truncated")

@@ -1,5 +1,6 @@
 """Finding the answer in a response."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -61,6 +62,21 @@ def test_several_acceptable_answers_are_a_json_array_of_strings() -> None:
     assert acceptable_answers('["9.6", "9.60"]') == ["9.6", "9.60"]
     assert acceptable_answers("[1, 2]") == ["[1, 2]"]  # an interval
     assert acceptable_answers('["a') == ['["a']
+
+
+@pytest.mark.parametrize(
+    ("truth", "answers"),
+    [
+        (5, ["5"]),
+        (0.5, ["0.5"]),
+        (["5", 6], ["5", "6"]),
+        (np.array(["5", "x"]), ["5", "x"]),
+        (np.int64(5), ["5"]),
+        (b"5", ["5"]),
+    ],
+)
+def test_truths_of_other_types(truth: object, answers: list[str]) -> None:
+    assert acceptable_answers(truth) == answers
 
 
 def test_extraction_is_linear_in_unclosed_boxes() -> None:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from typing import Any
 
 # Longest answer that is looked at. The longest of MATH500, Minerva and OlympiadBench has 250 characters or so; a reader of
 # a million digits is a denial of service.
@@ -80,13 +81,18 @@ def _closing_braces(text: str) -> dict[int, int]:
     return closing
 
 
-def acceptable_answers(ground_truth: str) -> list[str]:
-    """The answers that a ground truth accepts: several if it is a JSON array of strings, else itself."""
-    if ground_truth.startswith('["'):
-        try:
-            answers = json.loads(ground_truth)
-        except ValueError:
-            return [ground_truth]
-        if all(isinstance(answer, str) for answer in answers):
-            return list(answers)
-    return [ground_truth]
+def acceptable_answers(ground_truth: Any) -> list[str]:
+    """The answers that a ground truth accepts: several if it is a sequence or a JSON array of strings, else itself."""
+    if isinstance(ground_truth, str):
+        if ground_truth.startswith('["'):
+            try:
+                answers = json.loads(ground_truth)
+            except ValueError:
+                return [ground_truth]
+            if all(isinstance(answer, str) for answer in answers):
+                return list(answers)
+        return [ground_truth]
+    several = ground_truth.tolist() if hasattr(ground_truth, "tolist") else ground_truth  # of numpy
+    if isinstance(several, list | tuple):
+        return [answer for part in several for answer in acceptable_answers(part)]
+    return [several.decode(errors="replace") if isinstance(several, bytes) else str(several)]
