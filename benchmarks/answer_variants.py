@@ -253,7 +253,9 @@ def _is_interval(parts: tuple[str, list[str], str]) -> bool:
 
 
 def as_fraction(truth: str, draw: random.Random) -> str | None:
-    return str(_FRACTION.sub(r"(\1)/(\2)", truth)) if _FRACTION.search(truth) else None
+    """Of one fraction alone: (1)/(2)x can be read in two ways."""
+    match = re.fullmatch(rf"(-?){_FRACTION.pattern}", truth)
+    return f"{match[1]}({match[2]})/({match[3]})" if match and "d" not in match[2] else None
 
 
 def as_decimal(truth: str, draw: random.Random) -> str | None:

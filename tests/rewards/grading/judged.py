@@ -80,7 +80,21 @@ RIGHT: dict[str, list[str]] = {
     "3.3e12": [r"3.3\times10^{12}", "3300000000000", r"3.3 \cdot 10^{12}"],
     "I(0)e^{-\\frac{t}{RC}}": [r"I(0)e^{-t/(RC)}", r"I(0) e^{-\frac{t}{R C}}"],
     "m \\frac{d v}{d t}+b v=f": [r"m\frac{dv}{dt}+bv=f", r"bv + m\frac{dv}{dt} = f"],
-    "2:3": ["2:3", "2 : 3"],
+    "2:3": ["2:3", "2 : 3", "2{:}3"],
+    "t(2-t)": ["-t^2+2t", "2t-t^2"],
+    "-\\frac{g t^2}{2}+v_{0} t": [r"v_0 t - \frac{1}{2} g t^2"],
+    "9.8 \\text{ m/s}^2": [r"9.8\,\mathrm{m}\,\mathrm{s}^{-2}", "9.8", r"9.8\ \mathrm{m/s^2}"],
+    "60\\text{ miles per hour}": [r"60\text{ mph}", "60"],
+    "1500\\ \\mathrm{J}": [r"1.5\times 10^{3}\ \mathrm{J}", "1500 J"],
+    "(-2,4)": [r"\{x \mid -2 < x < 4\}", "-2<x<4"],
+    "3x^2+4y^2=12": [r"\frac{x^2}{4}+\frac{y^2}{3}=1", "12=4y^2+3x^2"],
+    "y=\\frac{x^2}{8}": ["x^2 = 8y", r"\frac{x^2}{8}"],
+    "2x+3y-5=0": ["4x+6y=10", r"y=\frac{5-2x}{3}"],
+    "C": [r"\text{(C)}", r"\textbf{(C)}", r"\mathrm{(C)}"],
+    "0.\\overline{3}": [r"0.\dot{3}", "1/3"],
+    "2+\\log_2 3": [r"\log_{2}{12}", r"2 + \frac{\ln 3}{\ln 2}"],
+    "3:45\\text{ p.m.}": [r"3:45\text{ PM}", r"3{:}45 \text{ p.m.}"],
+    "42000000": [r"42 \text{ million}", "42,000,000"],
 }  # fmt: skip
 
 WRONG: dict[str, list[str]] = {
@@ -138,6 +152,11 @@ WRONG: dict[str, list[str]] = {
     "2:3": ["3:2", "2", r"\frac{3}{2}"],
     "\\begin{pmatrix} -1 & 0 \\\\ 0 & -1 \\end{pmatrix}": [r"\begin{pmatrix}-1&0\\0&1\end{pmatrix}", r"\begin{pmatrix}0&-1\\-1&0\end{pmatrix}", "-1"],
     "8n^2 + 4n + 1": ["8n^2+4n", "8m^2+4m+1", "8n^2-4n+1", "8N^2+4N+1"],
+    "42": [r"42 \text{ million}", r"42 \text{ dozen}", "42m + 1"],
+    "3:45\\text{ p.m.}": [r"3:45\text{ a.m.}", "3:46 pm"],
+    "y=2": ["y=2t", "2t"],
+    "2x+3y-5=0": ["2x+3y=0", "2x-3y=5", "2x+3y-5"],
+    "C": [r"\text{(D)}", "B"],
     "i": ["-i", "1", r"\sqrt{1}", "j"],
 }  # fmt: skip
 

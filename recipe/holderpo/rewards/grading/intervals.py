@@ -19,8 +19,13 @@ class Reals:
     certain: bool  # not also a point
 
 
+_BUILT = re.compile(rf"\\\{{(?:{NAME.pattern})(?:\\in ?\\mathbb\{{R\}})?(?:\\mid ?|\||:)(.*)\\\}}")
+
+
 def reals(text: str) -> Reals | None:
     """A union of intervals, or inequalities of one variable; None for anything else."""
+    if built := _BUILT.fullmatch(text):
+        text = built[1]
     match = re.match(rf"({NAME.pattern})\\in ?", text)
     name, text = (match[1], text[match.end() :]) if match else ("", text)
     if text == r"\mathbb{R}":

@@ -59,7 +59,7 @@ def strip_parentheses(text: str) -> str:
 
 def _prose(given: str, true: str) -> Decision | None:
     """Words for words; None where both are mathematics, with a unit or a connecting word at most."""
-    if _has_text(true):
+    if _has_text(true) or (words(given) and re.fullmatch("[A-Z]", true)):  # east; (B) of several
         return plain(given) == plain(true)
     said = words(given)
     if any(word in reading.HEDGES for word in said):
@@ -125,15 +125,13 @@ def _equations(given: str, true: str) -> Decision | None:
         return compare(given, value) if _LABEL.fullmatch(name) else False
     if len(sides) > 2:
         return False
-    if _LABEL.fullmatch(name) and _LABEL.fullmatch(sides[0]):
+    if _LABEL.fullmatch(name) and _LABEL.fullmatch(sides[0]) and (sides[0] == name or name not in _letters(sides[1])):
         return compare(sides[1], value) if sides[0] == name else False
     if _letters(given) != _letters(true):
         return False
     straight = all_of([compare(sides[0], name), compare(sides[1], value)])
     crossed = all_of([compare(sides[1], name), compare(sides[0], value)])
-    whole = _ask(f"{sides[0]}-({sides[1]})", f"{name}-({value})")
-    negative = _ask(f"{sides[0]}-({sides[1]})", f"{value}-({name})")
-    return any_of([straight, crossed, whole, negative])
+    return any_of([straight, crossed, _ask(given, true)])
 
 
 def _value_of(sides: list[str], true: str) -> Decision:
@@ -249,7 +247,7 @@ def _factors(unit: str, true_unit: str) -> list[Fraction] | None:
     known, true_known = UNITS.get(unit), UNITS.get(true_unit)
     if known and true_known and known[0] and known[0] == true_known[0]:
         return [known[1] / true_known[1]]
-    if known is None and true_known is None and {*re.findall(r"\w+", unit)} & {*re.findall(r"\w+", true_unit)}:
+    if known is None and true_known is None and {*re.findall(r"\w{3,}", unit)} & {*re.findall(r"\w{3,}", true_unit)}:
         return [Fraction(1)] if "/" not in unit + true_unit and "^" not in unit + true_unit else None
     return None
 
@@ -302,6 +300,10 @@ def _letters(text: str) -> set[str]:
     return set(re.findall(r"\\[a-zA-Z]+|[a-zA-Z]", _COMMAND.sub(" ", text))) - {"e", "i"}
 
 
+# A letter before a bracket is a factor, but for the usual names of functions.
+_PRODUCT = re.compile(r"(?<![\\a-zA-Z])([abckmnpqrstuvwxz])\(")
+
+
 def _ask(given: str, true: str) -> Decision:
     if given == true:
         return True
@@ -313,4 +315,4 @@ def _ask(given: str, true: str) -> Decision:
         given, true = given.replace(found, f" {symbol} "), true.replace(found, f" {symbol} ")
     if _letters(given) != _letters(true):
         return False
-    return Ask(given, true)
+    return Ask(*(_PRODUCT.sub(r"\1\\cdot(", text) for text in (given, true)))

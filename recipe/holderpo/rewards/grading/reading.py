@@ -6,7 +6,7 @@ Pure functions on short strings. A cleaned answer has no blanks; what was text i
 import re
 from fractions import Fraction
 
-from recipe.holderpo.rewards.grading.units import UNIT_NAMES, UNITS
+from recipe.holderpo.rewards.grading.units import UNIT_LETTERS, UNIT_NAMES, UNITS
 
 MAX_EXPONENT = 400  # exponents beyond it are not expanded into integers
 
@@ -39,6 +39,11 @@ _SAME = [
         (r"\\(?:cdot|ast)(?![a-zA-Z])", r"\\cdot "),
         (r"\\mathbb\s*(?:\{\s*R\s*\}|R)|\\R(?![a-zA-Z])", r"\\mathbb{R}"),
         (r"\\%", "%"),
+        (r"\{([:,])\}(?!\d{3})", r"\1"),
+        (r"\(\s*\\begin\s*\{array\}\s*\{[a-z| ]*\}", r"\\begin{pmatrix}"),
+        (r"\\end\s*\{array\}\s*\)", r"\\end{pmatrix}"),
+        (r"\\dot\s*\{?(\d)\}?(?:(\d*)\\dot\s*\{?(\d)\}?)?", r"\\overline{\1\2\3}"),
+        (r"([_^])\s*([0-9a-zA-Z])", r"\1{\2}"),
     )
 ]
 _STYLE = re.compile(r"\\(?:underline|boldsymbol|bm|mathbf|mathit|pmb|boxed|fbox|textcolor\s*\{[a-zA-Z]*\})\s*\{")
@@ -56,6 +61,9 @@ _MIXED = re.compile(r"(?<![\d.,}_^a-zA-Z/])(\d+)(?: ?\\frac\{(\d+)\}\{(\d+)\}| (
 _GAP = re.compile(r"\d +\.?\d|\d +\\frac\b")
 _REPEATING = re.compile(r"(\d*)\.(\d*)\\overline\{(\d+)\}")
 
+_AFTER_NUMBER = re.compile(r'[\d}"][\s~]*$')
+_SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
+_SCALED = re.compile(rf'(\d+(?:\.\d+)?) ?"({"|".join(_SCALES)})\b *([^"]*)"')
 _NEW_ROW = "\u240a"  # stands for the \\\\ of a matrix, whose second half is no command
 
 CONNECTORS = ("or", "and")
@@ -124,6 +132,7 @@ def clean(text: str) -> str:
     text = _MIXED.sub(_mixed, text)
     text = re.sub(r'"[^"]*"', lambda m: _phrase(m[0]), text)
     text = text.replace(_NEW_ROW, r"\\")
+    text = _SCALED.sub(_scaled, text)
     if _GAP.search(text):
         return text  # with its blank: what no number has
     text = re.sub(r'("[^"]*")|(\\[a-zA-Z]+) +(?=[a-zA-Z])| +', lambda m: m[1] or (f"{m[2]} " if m[2] else ""), text)
@@ -153,7 +162,7 @@ def _without(text: str, styled: "re.Match[str]") -> str:
 def _quoted(match: "re.Match[str]") -> str:
     inner = match[1].replace('"', "").strip()
     if len(inner) == 1 and inner.isalpha() and match[0].startswith((r"\mathrm", r"\operatorname", r"\rm")):
-        return inner
+        return f'"{inner}"' if inner in UNIT_LETTERS and _AFTER_NUMBER.search(match.string, 0, match.start()) else inner
     if re.search(r"[\d\\]", inner):  # a number, or mathematics, among the words
         return _WORDS.sub(lambda m: m[1] or f'"{m[2]}"', inner)
     return f'"{inner}"' if inner else " "
@@ -171,7 +180,10 @@ def _quoted_word(match: "re.Match[str]") -> str:
 def _phrase(quoted: str) -> str:
     """A phrase that is mathematics, as such; else its letters and digits in quotes, without blanks at its ends."""
     inner = quoted.strip('" ')
-    known = _PHRASES.get(re.sub(r"[\s.]", "", inner).lower())
+    compact = re.sub(r"[\s.]", "", inner).lower()
+    if compact in ("am", "pm"):
+        return f'"{compact}"'
+    known = _PHRASES.get(compact)
     return known if known is not None else f'"{" ".join(inner.split())}"'
 
 
@@ -182,6 +194,13 @@ def _braced(part: str) -> str:
 def _mixed(match: "re.Match[str]") -> str:
     whole, above, below = int(match[1]), int(match[2] or match[4]), int(match[3] or match[5])
     return f"\\frac{{{whole * below + above}}}{{{below}}}" if 0 < above < below else match[0]
+
+
+def _scaled(match: "re.Match[str]") -> str:
+    """42"million" as 42000000."""
+    value, rest = Fraction(match[1]) * _SCALES[match[2]], match[3]
+    number = str(value) if value.denominator == 1 else f"\\frac{{{value.numerator}}}{{{value.denominator}}}"
+    return number + (f'"{rest}"' if rest else "")
 
 
 def _repeating(match: "re.Match[str]") -> str:

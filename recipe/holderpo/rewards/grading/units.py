@@ -14,7 +14,7 @@ UNITS: dict[str, tuple[str, Fraction]] = {
     **{name: ("time", Fraction(size)) for name, size in {"s": 1, "minute": 60, "hour": 3600, "day": 86400}.items()},
     **{name: ("money", Fraction(size)) for name, size in {"cent": 1, "dollar": 100}.items()},
     **{name: ("mass", Fraction(size)) for name, size in {"g": 1, "kg": 1000}.items()},
-    **dict.fromkeys(("week", "month", "year", "mph", "unit", "unit^2", "unit^3"), ("", Fraction(1))),
+    **dict.fromkeys(("week", "month", "year", "unit", "unit^2", "unit^3"), ("", Fraction(1))),
     **dict.fromkeys(("radian", "pound", "J", "N"), ("", Fraction(1))),
 }  # fmt: skip
 """Units that are told apart: what each measures, and its size. Of those without a measure, none is worth another."""
@@ -25,8 +25,9 @@ UNIT_NAMES = {
     "yr": "year",
 }  # fmt: skip
 
+UNIT_LETTERS = "JNKCVWAFHTmsgLh"
 # A unit in a cleaned answer: words, or a letter after a number (5m) or a stroke ("km"/h); with an exponent.
-_ONE = r'(?:"[^"]+"|\\degree|(?<=\d)[JNmsgh]|(?<=/)[msgh])(?:\^\{?-?\d\}?)?'
+_ONE = r'(?:"[^"]+"|\\degree|(?<=[\d])[JNmsgh]|(?<=/)[msgh])(?:\^\{?-?\d\}?)?'
 _UNIT = re.compile(r"(.*[\d})a-zA-Z%])((?:%|\\degree ?[CFK]?|(?:/|\\cdot)?" + _ONE + r")+)")
 
 
@@ -39,13 +40,17 @@ def split_unit(text: str) -> tuple[str, str]:
 
 
 def unit_name(text: str) -> str:
-    """One name for a unit: singular, in the form of `UNITS` where it is one of them."""
-    text = re.sub(r'[\s{}"]', " ", text).strip()
+    """One name for a unit: singular, in the form of `UNITS` where it is one of them; of a compound one, its parts sorted."""
+    text = re.sub(r'[{}"]|\\cdot', " ", text).strip()
     if text == "%":
         return "%"
-    text = re.sub(r"^(square|sq\.?|cubic|cu\.?) *(\w+).*", lambda m: f"{m[2]}^{2 if m[1][0] == 's' else 3}", text)
-    text = re.sub(r" *\^ *", "^", text).replace(" /", "/").replace("/ ", "/")
-    return re.sub(r"[A-Za-z]+\.?", lambda m: _unit_word(m[0].rstrip(".")), text)
+    text = re.sub(r"\b(square|sq\.?|cubic|cu\.?) *(\w+)", lambda m: f"{m[2]}^{2 if m[1][0] == 's' else 3}", text)
+    text = re.sub(r"\bmph\b", "mile/hour", re.sub(r"\bper\b", "/", text))
+    powers: dict[str, int] = {}
+    for stroke, word, power in re.findall(r"(/?)\s*(\\?[A-Za-z'.]+)(?:\s*\^\s*(-?\d))?", text):
+        name = _unit_word(word.rstrip("."))
+        powers[name] = powers.get(name, 0) + int(power or 1) * (-1 if stroke else 1)
+    return " ".join(name if power == 1 else f"{name}^{power}" for name, power in sorted(powers.items()))
 
 
 def _unit_word(word: str) -> str:

@@ -12,6 +12,7 @@ import re
 import resource
 import signal
 import sys
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -103,11 +104,14 @@ def verify(answer: str, truth: str) -> bool | None:
 
 def _verify(answer: str, truth: str, raise_on_error: bool) -> bool | None:
     from math_verify import verify as math_verify
-    from sympy import I
+    from sympy import Equality, I, simplify
 
     gold, given = _parse(truth, raise_on_error), _parse(answer, raise_on_error)
     if gold is None or given is None:
         return None
+    if isinstance(gold, Equality) and isinstance(given, Equality):  # the same curve: one is a multiple of the other
+        ratio = simplify((given.lhs - given.rhs) / (gold.lhs - gold.rhs))
+        return bool(ratio.is_number and ratio.is_finite and ratio != 0)
     equal = bool(math_verify(gold, given, timeout_seconds=None, raise_on_error=raise_on_error))
     names = {symbol for side in (gold, given) for symbol in getattr(side, "free_symbols", ()) if symbol.name == "i"}
     if not equal and names:  # math-verify takes i for a name
@@ -118,10 +122,10 @@ def _verify(answer: str, truth: str, raise_on_error: bool) -> bool | None:
 
 def _parse(text: str, raise_on_error: bool) -> Any:
     """The expression that the whole text is; None if it does not parse whole. math-verify would go on with a piece of it,
-    such as its last number, or with its letters."""
+    such as its last number, or with its letters; and it would take the t of -t^2+2t for a unit, and drop it."""
     from math_verify import LatexExtractionConfig, parse
 
-    parsed = parse(
-        f"\\boxed{{{text}}}", (LatexExtractionConfig(),), parsing_timeout=None, raise_on_error=raise_on_error
-    )
+    usual = LatexExtractionConfig()
+    target = replace(usual, normalization_config=replace(usual.normalization_config, units=False))
+    parsed = parse(f"\\boxed{{{text}}}", (target,), parsing_timeout=None, raise_on_error=raise_on_error)
     return parsed[0] if parsed and not isinstance(parsed[0], str) else None
