@@ -47,6 +47,28 @@ BAD = {
     "trainer.n_gpus_per_node=4": ["ppo_micro_batch_size_per_gpu", "32", "divisors of 16"],
     "trainer.n_gpus_per_node=3": ["3 data-parallel ranks", "divisors of 64"],
     "data.max_response_length=3000": ["max_model_len", "64", "3048"],
+    "algorithm.gamma=2": ["algorithm.gamma", "2", "from 0 to 1"],
+    "algorithm.norm_adv_by_std_in_grpo=maybe": ["norm_adv_by_std_in_grpo", "maybe", "true or false"],
+    "actor_rollout_ref.actor.grad_clip=-1": ["grad_clip", "-1"],
+    "actor_rollout_ref.rollout.dtype=float8": ["rollout.dtype", "float8", "bfloat16"],
+    "actor_rollout_ref.rollout.enforce_eager=maybe": ["enforce_eager", "maybe"],
+    "actor_rollout_ref.rollout.gpu_memory_utilization=2": ["gpu_memory_utilization", "2", "to 1"],
+    "actor_rollout_ref.rollout.max_num_seqs=0": ["max_num_seqs", "0"],
+    "actor_rollout_ref.rollout.mode=sync": ["rollout.mode", "sync", "async"],
+    "actor_rollout_ref.rollout.name=sglang": ["rollout.name", "sglang", "not installed"],
+    "actor_rollout_ref.rollout.tensor_model_parallel_size=2": ["tensor_model_parallel_size", "2", "divisors of the 1"],
+    "actor_rollout_ref.rollout.top_p=2": ["rollout.top_p", "2", "to 1"],
+    "actor_rollout_ref.rollout.val_kwargs.n=0": ["val_kwargs.n", "0"],
+    "actor_rollout_ref.rollout.val_kwargs.temperature=-1": ["val_kwargs.temperature", "-1"],
+    "data.shuffle=maybe": ["data.shuffle", "maybe"],
+    "data.val_batch_size=-1": ["val_batch_size", "-1"],
+    "guard.entropy_min=5 guard.entropy_max=1": ["guard.entropy_min", "5", "less than", "1"],
+    "reward.custom_reward_function.path=nope.py": ["custom_reward_function.path", "nope.py", "No such file"],
+    "reward.num_workers=0": ["reward.num_workers", "0"],
+    "trainer.logger=null": ["trainer.logger", "None"],
+    "trainer.project_name=null": ["trainer.project_name", "None"],
+    "trainer.total_epochs=0": ["trainer.total_epochs", "0"],
+    "trainer.val_before_train=maybe": ["val_before_train", "maybe"],
     "deterministic=true algo=dapo": ["filter_groups", "True", "allowed with deterministic=true is false"],
     "trainer.v1.trainer_mode=separate_async": ["rollout.nnodes", "0", "from 1"],
     "trainer.v1.trainer_mode=separate_async trainer.v1.separate_async.parameter_sync_step=2": [
@@ -153,6 +175,39 @@ def test_the_error_names_key_value_and_what_is_allowed(overrides: str, monkeypat
         check_config(config)
     assert any(all(part in line for part in BAD[overrides]) for line in caught.value.lines), caught.value.lines
     assert len(caught.value.lines) == SEVERAL.get(overrides, 1)
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("algorithm.adv_estimator=foo", ["algorithm.adv_estimator is 'foo'; allowed are ", "gigpo", "grpo"]),
+        (
+            "actor_rollout_ref.actor.policy_loss.loss_mode=ppo2",
+            ["loss_mode is 'ppo2'; allowed are ", "holder", "vanilla"],
+        ),
+        ("trainer.logger=[console,mlflw]", ["trainer.logger is 'mlflw'; allowed are ", "mlflow"]),
+    ],
+)
+def test_names_that_verl_does_not_know(override: str, parts: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_with_verl(_compose(override, "run_dir=never-made"))
+    (line,) = caught.value.lines
+    assert all(part in line for part in parts)
+
+
+def test_a_reward_function_must_be_defined_in_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VERL_PLATFORM", "cpu")
+    (tmp_path / "mine.py").write_text("async def reward(): ...\n")
+    overrides = [f"reward.custom_reward_function.path={tmp_path}/mine.py", "run_dir=never-made"]
+    check_config(_compose(*overrides, "reward.custom_reward_function.name=reward"))
+    with pytest.raises(ConfigError, match=r"custom_reward_function\.name is 'nope'; .*mine\.py defines reward"):
+        check_config(_compose(*overrides, "reward.custom_reward_function.name=nope"))
+
+
+@pytest.mark.parametrize("name", ["run_dir", "cache_dir"])
+def test_a_folder_that_is_null(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{name} is None; allowed is a path"):
+        _compose(f"{name}=null")
 
 
 def test_all_wrong_values_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,8 +31,8 @@ def config(files: Path | list[str], model: Path | None = None, **data: Any) -> D
     return OmegaConf.create(
         {
             "data": {
-                "train_files": files_, "val_files": files_, "prompt_key": "prompt", "max_prompt_length": 64,
-                "filter_overlong_prompts": True, "apply_chat_template_kwargs": {}, **data,
+                "train_files": files_, "val_files": files_, "train_batch_size": 1, "prompt_key": "prompt",
+                "max_prompt_length": 64, "filter_overlong_prompts": True, "apply_chat_template_kwargs": {}, **data,
             },
             "actor_rollout_ref": {
                 "model": {"path": str(model), "trust_remote_code": False, "custom_chat_template": None}
@@ -73,6 +73,15 @@ BAD_ROWS = {
 def test_bad_rows(case: str, suffix: str, tmp_path: Path) -> None:
     rows, expected = BAD_ROWS[case]
     _refused(lambda: check_data(config(write(tmp_path / f"data{suffix}", rows))), "data.train_files is", *expected)
+
+
+def test_a_batch_that_is_larger_than_the_data_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "data.parquet", ROWS)
+    check_data(config(path, train_batch_size=4))
+    _refused(
+        lambda: check_data(config(path, train_batch_size=5)),
+        "data.train_batch_size is 5; allowed are at most the 4 rows",
+    )
 
 
 def test_the_row_is_counted_over_blocks_and_the_last_message_counts(tmp_path: Path) -> None:

@@ -57,6 +57,9 @@ def resolve(config: DictConfig) -> DictConfig:
     for name in ("run", "algo_name", "model_name", "run_dir", "cache_dir"):
         if isinstance(config[name], int | float):  # run=5 is a name
             config[name] = str(config[name])
+    for name in ("run_dir", "cache_dir"):
+        if not isinstance(config[name], str):
+            raise ConfigError(f"{name} is {config[name]!r}; allowed is a path")
     config.run_dir = os.path.abspath(os.path.expanduser(config.run_dir))
     config.cache_dir = os.path.abspath(os.path.expanduser(config.cache_dir))
     OmegaConf.resolve(config)

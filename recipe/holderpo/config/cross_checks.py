@@ -1,9 +1,12 @@
 """Values that must fit each other. Each function yields a line for each that does not; `CROSS_CHECKS` names the keys that it
 reads, and it is called only where these are right by themselves."""
 
+import ast
+import importlib.util
 import os
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -153,6 +156,39 @@ def batches(config: DictConfig) -> Iterator[str]:
             )
 
 
+def rollout_engine(config: DictConfig) -> Iterator[str]:
+    """The engine that samples is installed, and each replica of it has as many devices as it is split over."""
+    rollout = config.actor_rollout_ref.rollout
+    if importlib.util.find_spec(str(rollout.name)) is None:
+        yield f"actor_rollout_ref.rollout.name is {rollout.name!r}, which is not installed here; allowed is vllm"
+    devices = config.trainer.nnodes * config.trainer.n_gpus_per_node
+    if config.trainer.v1.trainer_mode != "separate_async" and devices % rollout.tensor_model_parallel_size:
+        yield (
+            f"actor_rollout_ref.rollout.tensor_model_parallel_size is {rollout.tensor_model_parallel_size}; allowed are the "
+            f"divisors of the {devices} devices of trainer.nnodes x n_gpus_per_node"
+        )
+
+
+def reward_function(config: DictConfig) -> Iterator[str]:
+    """A reward function in a file of the user's: it is there, and defines the name. One of a package is verl's to find."""
+    function = OmegaConf.select(config, "reward.custom_reward_function")
+    path = function.path if function else None
+    if not isinstance(path, str) or path.startswith("pkg://"):
+        return
+    key, file = "reward.custom_reward_function", Path(path).expanduser()
+    try:
+        defined = {
+            part.name
+            for part in ast.parse(file.read_text()).body
+            if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef)
+        }
+    except (OSError, SyntaxError, ValueError) as error:
+        yield f"{key}.path is {path!r}; allowed is a Python file, or pkg:// and a module: {error}"
+        return
+    if function.name not in defined:
+        yield f"{key}.name is {function.name!r}; {path} defines {', '.join(sorted(defined)) or 'no function'}"
+
+
 def deterministic(config: DictConfig) -> Iterator[str]:
     if not config.deterministic:
         return
@@ -234,6 +270,13 @@ CROSS_CHECKS: dict[Callable[[DictConfig], Iterator[str]], tuple[str, ...]] = {
     groups: ("actor_rollout_ref.rollout.n",),
     lengths: ("data.max_prompt_length", "data.max_response_length", "actor_rollout_ref.rollout.max_model_len"),
     batches: _BATCH_KEYS,
+    rollout_engine: (
+        "actor_rollout_ref.rollout.tensor_model_parallel_size",
+        "trainer.nnodes",
+        "trainer.n_gpus_per_node",
+        "trainer.v1",
+    ),
+    reward_function: (),
     deterministic: ("deterministic", "trainer.v1.trainer_mode"),
     separate_async: (
         "trainer.v1",

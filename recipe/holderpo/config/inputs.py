@@ -26,6 +26,7 @@ def check_data(config: DictConfig) -> None:
         ConfigError: names the file and the first wrong row (from 0).
     """
     for key in ("data.train_files", "data.val_files"):
+        all_rows = 0
         for file in data_files(config, key):
             path = Path(str(file)).expanduser()
             rows, ids = 0, list[pa.Array]()
@@ -37,9 +38,14 @@ def check_data(config: DictConfig) -> None:
                 ids += _ids(table)
             if rows == 0:
                 raise ConfigError(f"{key} is {str(path)!r}, which has no rows; allowed are files with at least one")
+            all_rows += rows
             repeated = len(pa.chunked_array(ids)) - len(pc.unique(pa.chunked_array(ids))) if ids else 0
             if repeated:
                 print(f"{key}: {repeated} of {rows} rows have an extra_info.index that an earlier row has: {path}")
+        if key == "data.train_files" and all_rows < config.data.train_batch_size:
+            raise ConfigError(
+                f"data.train_batch_size is {config.data.train_batch_size}; allowed are at most the {all_rows} rows of {key}"
+            )
 
 
 def check_model(config: DictConfig) -> None:

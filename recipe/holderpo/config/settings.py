@@ -121,6 +121,14 @@ class GuardSettings(Settings):
     steps: Annotated[int, Field(ge=1, le=10**6)] = 5
     on_collapse: Literal["stop", "rollback"] = "stop"
 
+    @model_validator(mode="after")
+    def _fits_together(self) -> "GuardSettings":
+        if self.entropy_min is not None and self.entropy_max is not None and self.entropy_min >= self.entropy_max:
+            raise ValueError(
+                f"guard.entropy_min is {self.entropy_min}; allowed is less than guard.entropy_max ({self.entropy_max})"
+            )
+        return self
+
 
 class RunSettings(Settings):
     """The keys at the top of the config that are HölderPO's."""
