@@ -50,9 +50,8 @@ def truths_of_files() -> list[list[str]]:
     found = []
     for file in sorted(REAL.glob("eval_*.parquet")):
         for answer in pd.read_parquet(file).answer:
-            found.append(
-                acceptable_answers(normalize_ground_truth(answer if isinstance(answer, str) else list(answer)))
-            )
+            plain = answer.tolist() if hasattr(answer, "tolist") else answer
+            found.append(acceptable_answers(normalize_ground_truth(plain)))
     return found
 
 
