@@ -197,10 +197,11 @@ def test_names_that_verl_does_not_know(override: str, parts: list[str]) -> None:
 
 def test_a_reward_function_must_be_defined_in_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VERL_PLATFORM", "cpu")
-    (tmp_path / "mine.py").write_text("async def reward(): ...\n")
+    (tmp_path / "mine.py").write_text("from math import fsum as summed\n\n\nasync def reward(): ...\n")
     overrides = [f"reward.custom_reward_function.path={tmp_path}/mine.py", "run_dir=never-made"]
-    check_config(_compose(*overrides, "reward.custom_reward_function.name=reward"))
-    with pytest.raises(ConfigError, match=r"custom_reward_function\.name is 'nope'; .*mine\.py defines reward"):
+    for name in ("reward", "summed"):
+        check_config(_compose(*overrides, f"reward.custom_reward_function.name={name}"))
+    with pytest.raises(ConfigError, match=r"custom_reward_function\.name is 'nope'; .*mine\.py defines reward, summed"):
         check_config(_compose(*overrides, "reward.custom_reward_function.name=nope"))
 
 

@@ -1,10 +1,10 @@
 """Values that must fit each other. Each function yields a line for each that does not; `CROSS_CHECKS` names the keys that it
 reads, and it is called only where these are right by themselves."""
 
-import ast
 import importlib.util
 import os
 import re
+import symtable
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -177,16 +177,14 @@ def reward_function(config: DictConfig) -> Iterator[str]:
         return
     key, file = "reward.custom_reward_function", Path(path).expanduser()
     try:
-        defined = {
-            part.name
-            for part in ast.parse(file.read_text()).body
-            if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef)
-        }
+        source = file.read_text()
+        names = symtable.symtable(source, path, "exec").get_symbols()
     except (OSError, SyntaxError, ValueError) as error:
         yield f"{key}.path is {path!r}; allowed is a Python file, or pkg:// and a module: {error}"
         return
-    if function.name not in defined:
-        yield f"{key}.name is {function.name!r}; {path} defines {', '.join(sorted(defined)) or 'no function'}"
+    defined = {name.get_name() for name in names if name.is_assigned() or name.is_imported()}
+    if function.name not in defined and "import *" not in source:
+        yield f"{key}.name is {function.name!r}; {path} defines {', '.join(sorted(defined)) or 'nothing'}"
 
 
 def deterministic(config: DictConfig) -> Iterator[str]:

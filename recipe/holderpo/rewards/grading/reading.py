@@ -265,7 +265,7 @@ def encloses(text: str) -> bool:
     """Whether the bracket that a text begins with ends with it."""
     depth = 0
     for position, character in enumerate(text):
-        depth += (character in "([{") - (character in ")]}")
+        depth += (character in _OPEN) - (character in _CLOSE)
         if depth == 0:
             return position == len(text) - 1
     return False
