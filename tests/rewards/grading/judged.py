@@ -106,7 +106,7 @@ WRONG: dict[str, list[str]] = {
     "4": ["x^2=4", "2^2=5", "4=5", "4, 4", "-4", r"\pm 4", "4_3"],
     "6": ["5=6", "6=5", "x=6, y=7", r"\frac16", "6!", "6i"],
     "5": [
-        "1=2=3=4=5", "> 5", r"\ge 5", "x>5", r"x \le 5", "5_2", "not 5", r"\text{not }5", r"\text{maybe }5", r"\text{maybe } 5 \text{ or not}",
+        "1=2=3=4=5", "> 5", r"\ge 5", "x>5", r"x \le 5", "5_2", "not 5", r"5 \text{ maybe}", r"5\text{ is wrong}", r"\text{not }5", r"\text{maybe }5", r"\text{maybe } 5 \text{ or not}",
         "5 or 6", r"5 \text{ or } 6", "5, 6", "(5,5)", "55", "5.5", "5x", "x", "1234=5", "five hundred", r"5^2", "5!", r"\sqrt{5}", r"5\pi",
         r"\frac{5}{0}", "0.5", "-5", r"5+\epsilon", r"\text{I do not know}", "[0,10]", "{,}", r"5 \pm 1", "5=5=6",
     ],
