@@ -15,6 +15,8 @@ FLOORS = (
         "recipe.holderpo.config.values",
         "recipe.holderpo.atomic",
         "recipe.holderpo.seeds",
+        "recipe.holderpo.startup",
+        "recipe.holderpo.training.cpu_vllm",
     ),
     ("recipe.holderpo.rewards", "recipe.holderpo.report", "recipe.holderpo.tasks.registry"),
     ("recipe.holderpo.policy_loss", "recipe.holderpo.data", "recipe.holderpo.embedded"),

@@ -31,6 +31,7 @@ from recipe.holderpo.fault_tolerance.signals import (
     exit_on_sigterm,
     interrupt_on_sigint,
 )
+from recipe.holderpo.startup.server import ForkServer
 from recipe.holderpo.tasks.registry import make_embedded
 
 COMMAND_VARIABLE = "HOLDERPO_COMMAND"
@@ -46,6 +47,9 @@ def run(config: DictConfig) -> None:
     with ExitStack() as held:
         if run_dir.exists():
             held.enter_context(one_driver_per_run(config.run, run_dir))
+        if OmegaConf.select(config, "ray_kwargs.ray_init.address") == "local":
+            held.enter_context(temporary_folder(run_dir))
+        server = held.enter_context(ForkServer()) if config.fork_workers else None
         checkpoint = find_checkpoint(config)
         check_resume(config, checkpoint)
         make_embedded(config.embedded_model, config.embedded_data, Path(config.cache_dir))
@@ -56,9 +60,7 @@ def run(config: DictConfig) -> None:
             held.enter_context(one_driver_per_run(config.run, run_dir))
         OmegaConf.save(config, run_dir / "config.yaml")
         print(f"run {config.run}: {run_dir}", flush=True)
-        if OmegaConf.select(config, "ray_kwargs.ray_init.address") == "local":
-            held.enter_context(temporary_folder(run_dir))
-        train_and_report(config, checkpoint)
+        train_and_report(config, checkpoint, server)
 
 
 def check_inputs(config: DictConfig) -> None:
@@ -70,7 +72,7 @@ def check_inputs(config: DictConfig) -> None:
         check_model(config)
 
 
-def train_and_report(config: DictConfig, checkpoint: Checkpoint | None) -> None:
+def train_and_report(config: DictConfig, checkpoint: Checkpoint | None, server: ForkServer | None = None) -> None:
     """Train to the last step and report; or exit with the status that says why the run is not finished."""
     interrupt_on_sigint()
     import ray
@@ -80,7 +82,7 @@ def train_and_report(config: DictConfig, checkpoint: Checkpoint | None) -> None:
     stop = StopRequest(config.run_dir, config.stop_grace_s)
     try:
         with stop:
-            with_restarts(partial(train, stop=stop), config, checkpoint)
+            with_restarts(partial(train, stop=stop, server=server), config, checkpoint)
     except Stopped as stopped:
         print(f"{unwrapped(stopped)}, and saved; {how_to_resume(config, sys.argv, os.environ)}", flush=True)
         sys.exit(ExitStatus.STOPPED)
@@ -98,7 +100,9 @@ def train_and_report(config: DictConfig, checkpoint: Checkpoint | None) -> None:
     report(config)
 
 
-def train(config: DictConfig, checkpoint: Checkpoint | None, stop: StopRequest) -> None:
+def train(
+    config: DictConfig, checkpoint: Checkpoint | None, stop: StopRequest, server: ForkServer | None = None
+) -> None:
     """Run verl's trainer from the checkpoint to the last step, with a line per step from the run's record."""
     from verl.trainer.main_ppo import run_ppo
 
@@ -112,7 +116,7 @@ def train(config: DictConfig, checkpoint: Checkpoint | None, stop: StopRequest) 
     clip_level = config.holder.clip_level if uses_holder_loss(config) else None
     progress = Progress(run_dir / "metrics.jsonl", config.trainer.total_training_steps, clip_level=clip_level)
     with progress, _output_to(run_dir / "driver.log"):
-        start_ray(config)
+        start_ray(config, interpreter=server.interpreter() if server else None)
         stop.listen()
         run_ppo(config, task_runner_class=HolderTaskRunner)
 

@@ -64,6 +64,11 @@ def test_after_an_error_it_stays_until_the_same_run_is_started_again(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(RuntimeError), temporary_folder(tmp_path) as folder:
+        raise RuntimeError  # before Ray has begun to log
+    assert not folder.exists() and capsys.readouterr().err == ""
+    os.environ["RAY_TMPDIR"] = str(base)
+    with pytest.raises(RuntimeError), temporary_folder(tmp_path) as folder:
+        (folder / "ray").mkdir()
         raise RuntimeError
     assert folder.exists() and f"Ray's logs: {folder}/ray/session_latest/logs" in capsys.readouterr().err
     left = folder.rename(folder.with_name(folder.name.rsplit("-", 1)[0] + "-1"))  # of another process

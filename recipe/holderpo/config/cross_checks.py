@@ -202,6 +202,26 @@ def deterministic(config: DictConfig) -> Iterator[str]:
         )
 
 
+def forked_workers(config: DictConfig) -> Iterator[str]:
+    """Workers are forked from a process of the driver's machine."""
+    if not config.fork_workers:
+        return
+    address = str(OmegaConf.select(config, "ray_kwargs.ray_init.address"))
+    here = address == "local" or address.startswith("127.")
+    for key, value, fits, allowed in (
+        ("trainer.nnodes", config.trainer.nnodes, config.trainer.nnodes == 1, "1"),
+        ("ray_kwargs.ray_init.address", repr(address), here, "local"),
+        (
+            "actor_rollout_ref.rollout.full_determinism",
+            config.actor_rollout_ref.rollout.full_determinism,
+            not config.actor_rollout_ref.rollout.full_determinism,
+            "false: a forked process has the hash seed of the process that it was forked from",
+        ),
+    ):
+        if not fits:
+            yield f"{key} is {value}; allowed with fork_workers=true is {allowed}"
+
+
 def separate_async(config: DictConfig) -> Iterator[str]:
     """What verl's separate_async trainer asserts when it is made."""
     if config.trainer.v1.trainer_mode != "separate_async":
@@ -276,6 +296,7 @@ CROSS_CHECKS: dict[Callable[[DictConfig], Iterator[str]], tuple[str, ...]] = {
     ),
     reward_function: (),
     deterministic: ("deterministic", "trainer.v1.trainer_mode"),
+    forked_workers: ("fork_workers", "trainer.nnodes"),
     separate_async: (
         "trainer.v1",
         "actor_rollout_ref.rollout.checkpoint_engine",

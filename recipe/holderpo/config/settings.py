@@ -145,6 +145,7 @@ class RunSettings(Settings):
     keep_checkpoints: Annotated[int, Field(ge=1, le=1000)]
     resume_changes: list[str]
     trust_checkpoint: bool
+    fork_workers: bool
     stop_grace_s: Annotated[float, Field(ge=1, le=10**5)]
     env: dict[str, Any]
     embedded_model: str | None

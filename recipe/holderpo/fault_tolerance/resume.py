@@ -67,6 +67,7 @@ FREE_KEYS = {
     ),
     "devices, processes and memory": (
         "env",
+        "fork_workers",
         "ray_kwargs",
         "transfer_queue",
         "trainer.nnodes",  # nnodes x n_gpus_per_node must be what it was

@@ -57,9 +57,10 @@ def temporary_folder(run_dir: Path, node: int = 0) -> Iterator[Path]:
     )
     if len(str(base)) > LONGEST_BASE:
         raise ConfigError(f"RAY_TMPDIR is {str(base)!r}; allowed is a path of at most {LONGEST_BASE} characters")
-    for left in base.glob(f"holderpo-{name}-*"):
-        shutil.rmtree(left, ignore_errors=True)
-        remove_weights(left)
+    if run_dir.exists():  # and locked, so it has no other driver
+        for left in base.glob(f"holderpo-{name}-*"):
+            shutil.rmtree(left, ignore_errors=True)
+            remove_weights(left)
     folder = base / f"holderpo-{name}-{os.getpid()}"
     folder.mkdir(mode=0o700)
     # torch.compile's results are worth keeping; its precompiled headers would be made in TMPDIR, at each start anew.
@@ -67,17 +68,17 @@ def temporary_folder(run_dir: Path, node: int = 0) -> Iterator[Path]:
     os.environ.setdefault("TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS", "0")
     os.environ |= {"TMPDIR": str(folder), "RAY_TMPDIR": str(folder)}
     tempfile.tempdir = None  # to be read from the environment again
+    keep = False
     try:
         yield folder
     except Exception:
-        print(f"Ray's logs: {folder}/ray/session_latest/logs", file=sys.stderr, flush=True)
+        if (folder / "ray").exists():
+            print(f"Ray's logs: {folder}/ray/session_latest/logs", file=sys.stderr, flush=True)
+            keep = True
         raise
-    except BaseException:  # an exit on purpose, an interrupt
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    else:
-        shutil.rmtree(folder, ignore_errors=True)
     finally:
+        if not keep:
+            shutil.rmtree(folder, ignore_errors=True)
         remove_weights(folder)
 
 

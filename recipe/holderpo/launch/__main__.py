@@ -65,7 +65,7 @@ def launch(arguments: Sequence[str]) -> int:
     overrides = [*legacy, *arguments]
     if node.nodes == 1:
         return drive(overrides, dict(os.environ))
-    overrides.append(f"trainer.nnodes={node.nodes}")
+    overrides = ["fork_workers=false", *overrides, f"trainer.nnodes={node.nodes}"]
     return head(node, overrides) if node.rank == 0 else join(node, overrides)
 
 

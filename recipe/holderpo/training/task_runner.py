@@ -2,12 +2,12 @@
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import ray
 from omegaconf import DictConfig, OmegaConf
 from verl.trainer.constants_ppo import get_ppo_ray_runtime_env
 from verl.utils.logging_utils import configure_verl_logging
-from verl.workers.rollout.replica import get_rollout_replica_class
 
 from recipe.holderpo.training.verl_internals import TaskRunner
 
@@ -27,6 +27,8 @@ class _HolderTaskRunner(TaskRunner):
             # Seconds each, and needed only later: the queue's processes, and the import of the rollout server's class.
             with ThreadPoolExecutor() as pool:
                 queue = pool.submit(tq.init, config.transfer_queue)
+                from verl.workers.rollout.replica import get_rollout_replica_class
+
                 from recipe.holderpo.training.trainer import TRAINERS
 
                 server = pool.submit(get_rollout_replica_class, config.actor_rollout_ref.rollout.name)
@@ -48,8 +50,10 @@ class _HolderTaskRunner(TaskRunner):
 HolderTaskRunner = ray.remote(_HolderTaskRunner)
 
 
-def start_ray(config: DictConfig) -> None:
+def start_ray(config: DictConfig, interpreter: Path | None = None) -> None:
     """Start Ray, or attach to a cluster, as verl's `run_ppo` would, which then finds it started.
+
+    interpreter: what the workers run in the place of Python.
 
     Done before `run_ppo` because `ray.init` replaces the handler of SIGTERM, and ours must be set again before training.
     """
@@ -68,6 +72,8 @@ def start_ray(config: DictConfig) -> None:
     if config.transfer_queue.enable:
         default_env.setdefault("env_vars", {})["TRANSFER_QUEUE_ENABLE"] = "1"
     runtime_env = OmegaConf.merge(default_env, settings.get("runtime_env", {}))
+    if interpreter is not None:
+        runtime_env = OmegaConf.merge(runtime_env, {"py_executable": str(interpreter)})
     arguments = OmegaConf.to_container(OmegaConf.create({**settings, "runtime_env": runtime_env}))
     print(f"ray.init: {arguments}")
     ray.init(**arguments)

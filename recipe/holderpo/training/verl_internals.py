@@ -5,13 +5,15 @@ Methods of verl's classes that HölderPO's classes override are listed in `OVERR
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import transfer_queue.interface as _queue
 from ray.actor import ActorHandle
 from verl.trainer.main_ppo import TaskRunnerV1
-from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
-from verl.trainer.ppo.v1.trainer_base import PPOTrainer
+
+if TYPE_CHECKING:  # they import every engine that verl has; the driver needs none
+    from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
+    from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 
 # verl decorates its task runner with @ray.remote, and Ray's actor classes cannot be subclassed.
 TaskRunner: type = TaskRunnerV1.__ray_metadata__.modified_class
@@ -31,7 +33,7 @@ OVERRIDDEN: dict[str, str] = {
 }
 
 
-def poll_replay_buffer_every(buffer: ReplayBuffer, seconds: float) -> ReplayBuffer:
+def poll_replay_buffer_every(buffer: "ReplayBuffer", seconds: float) -> "ReplayBuffer":
     """verl looks for finished samples every 2 s, a constructor argument that its trainers do not pass on."""
     buffer.poll_interval = seconds
     return buffer
@@ -53,7 +55,7 @@ def wrap_update(worker: Any, wrap: Callable[[Callable[..., Any]], Callable[..., 
     worker.actor.train_batch = wrap(worker.actor.train_batch)
 
 
-def processes_of(trainer: PPOTrainer) -> list[ActorHandle]:
+def processes_of(trainer: "PPOTrainer") -> list[ActorHandle]:
     """What a sample or a weight passes through on its way. (The loss of a training worker ends the call to it.)
 
     Handles of the transfer queue's actors exist only as private variables of its module, and verl's trainer keeps those of

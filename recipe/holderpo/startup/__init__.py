@@ -1,0 +1,1 @@
+"""How the processes of a run on one machine start: forked from one that has imported the libraries."""

@@ -1,0 +1,239 @@
+"""One process that imports the libraries, and from which the processes of a run are forked.
+
+A run has a dozen processes (Ray's workers, vLLM's engine), each of which would import the same libraries for ten to twenty
+seconds, where a fork takes a tenth of one. Ray reads its settings and its node's process number from the environment when it
+is imported, so what needs Ray is imported when the first worker of a node is asked for, in that worker's environment; a
+server serves one node.
+
+`python -m recipe.holderpo.startup.fork_server FOLDER` listens on FOLDER/socket until its standard input ends. What it has
+forked lives on: Ray ends its workers itself.
+"""
+
+import contextlib
+import ctypes
+import fcntl
+import gc
+import importlib
+import json
+import multiprocessing
+import os
+import runpy
+import selectors
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from recipe.holderpo.training import cpu_vllm
+
+WITHOUT_RAY = (
+    "pandas",
+    "transformers",
+    "tensordict",
+    "peft",
+    "datasets",
+    "vllm.config",
+    "vllm.entrypoints.openai.api_server",
+)
+WITH_RAY = (
+    "vllm.v1.engine.async_llm",
+    "vllm.v1.worker.cpu_worker",
+    "recipe.holderpo.training.trainer",
+    "recipe.holderpo.training.worker",
+    "verl.workers.rollout.vllm_rollout.vllm_async_server",
+    "verl.experimental.reward_loop",
+)
+NODE = "RAY_RAYLET_PID"
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+ABOVE = 512
+"""Numbers of file descriptors that a process which asks does not have."""
+
+
+@dataclass
+class Request:
+    """What Python was asked to run."""
+
+    arguments: list[str]
+    wait: bool
+    """Whether the one who asks waits for the end."""
+    environment: dict[str, str]
+    folder: str
+    nice: int
+    oom_score_adj: str
+    fds: list[int]
+    """Numbers of the file descriptors that it is to find open."""
+    received: list[int]
+    """The same descriptors in this process."""
+
+    def close(self) -> None:
+        for fd in self.received:
+            os.close(fd)
+
+
+def import_all(modules: Sequence[str]) -> None:
+    for module in modules:
+        importlib.import_module(module)
+
+
+def receive(connection: socket.socket) -> Request | None:
+    """None: the other side has gone."""
+    message, received, *_ = socket.recv_fds(connection, 16, 253)
+    if not message:
+        return None
+    with open(received[0], "rb") as file:
+        return Request(**json.loads(os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0)), received=received[1:])
+
+
+class Server:
+    """Forks on request; for one who waits, passes signals on to what it has forked, and tells how that ended."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self.node: str | None = None
+        self.pids: dict[socket.socket, int] = {}
+        self.events = selectors.DefaultSelector()
+        self.events.register(listener, selectors.EVENT_READ, lambda: self.accept(listener))
+
+    def accept(self, listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        self.events.register(connection, selectors.EVENT_READ, lambda: self.hear(connection))
+
+    def serve(self) -> Request | None:
+        """Returns in each forked process, with what it is to run; and with None in the server, when standard input ends."""
+        self.events.register(sys.stdin, selectors.EVENT_READ)
+        while True:
+            for key, _ in self.events.select():
+                if key.data is None:
+                    return None
+                if (request := key.data()) is not None:
+                    return request
+
+    def hear(self, connection: socket.socket) -> Request | None:
+        """A command, and later on signals, or that the other side has gone. The request in the process forked for it."""
+        if connection.fileno() < 0:  # closed since the events were asked for
+            return None
+        if connection in self.pids:
+            signals = connection.recv(16)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pids[connection], int(signals or signal.SIGKILL))
+            if not signals:
+                self.forget(connection)
+            return None
+        request = receive(connection)
+        if request is None or not self.is_of_this_node(request):
+            if request is not None:
+                request.close()
+            self.forget(connection)
+            return None
+        pid = os.fork()
+        if not pid:
+            self.leave()
+            return request
+        request.close()
+        connection.send(b"forked")
+        if request.wait:
+            self.pids[connection] = pid
+        else:
+            self.forget(connection)
+        end = os.pidfd_open(pid)
+        self.events.register(end, selectors.EVENT_READ, lambda: self.reap(end, connection, pid))
+        return None
+
+    def is_of_this_node(self, request: Request) -> bool:
+        node = request.environment.get(NODE)
+        if self.node is None and node is not None:
+            set_environment(request.environment)
+            import_all(WITH_RAY)
+            gc.freeze()  # else a forked process copies what it only looks at
+            self.node = node
+        return node == self.node
+
+    def reap(self, end: int, connection: socket.socket, pid: int) -> None:
+        self.events.unregister(end)
+        os.close(end)
+        _, status = os.waitpid(pid, 0)
+        if connection in self.pids:
+            with contextlib.suppress(BrokenPipeError):  # it has gone at the same moment
+                connection.send(str(os.waitstatus_to_exitcode(status)).encode())
+            self.forget(connection)
+
+    def forget(self, connection: socket.socket) -> None:
+        self.pids.pop(connection, None)
+        self.events.unregister(connection)
+        connection.close()
+
+    def leave(self) -> None:
+        """In a forked process: close what is the server's."""
+        for key in list(self.events.get_map().values()):
+            if isinstance(key.fileobj, socket.socket):
+                key.fileobj.close()
+            elif key.fileobj is not sys.stdin:  # a number; standard input is replaced
+                os.close(key.fd)
+        self.events.close()
+
+
+def become(request: Request, interpreter: str) -> None:
+    """Make this process what a new Python would be there: what it inherits, its random numbers, its threads."""
+    os.setsid()
+    high = [fcntl.fcntl(fd, fcntl.F_DUPFD, ABOVE) for fd in request.received]
+    request.close()
+    for fd, number in zip(high, request.fds, strict=True):
+        os.dup2(fd, number)
+        os.close(fd)
+    os.chdir(request.folder)
+    os.setpriority(os.PRIO_PROCESS, 0, request.nice)
+    with contextlib.suppress(PermissionError):  # a lower one than the server's needs a privilege
+        Path("/proc/self/oom_score_adj").write_text(request.oom_score_adj)
+    set_environment(request.environment)
+    tempfile.tempdir = None
+    if request.wait:  # the one who waits takes the server's end for this process's
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    np.random.seed()  # Python's own seeds itself anew in a forked process
+    torch.default_generator.seed()
+    if threads := request.environment.get("OMP_NUM_THREADS"):
+        torch.set_num_threads(int(threads))
+    multiprocessing.set_executable(interpreter)
+
+
+def set_environment(environment: Mapping[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    for path in reversed(environment.get("PYTHONPATH", "").split(os.pathsep)):
+        if path and path not in sys.path:
+            sys.path.insert(1, path)
+
+
+def run(arguments: Sequence[str]) -> None:
+    """As Python does with these arguments, options left out."""
+    if "-c" in arguments:
+        code, *rest = arguments[arguments.index("-c") + 1 :]
+        sys.argv, sys.path[0] = ["-c", *rest], ""
+        exec(code, {"__name__": "__main__"})
+    else:
+        script, *_ = sys.argv = list(arguments)
+        sys.path[0] = str(Path(script).parent)
+        runpy.run_path(script, run_name="__main__")
+
+
+def main(folder: str) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(f"{folder}/socket")
+        listener.listen(64)
+        gc.disable()  # its passes over what is imported take a seventh of the time, and free nothing
+        if os.environ.get("VERL_PLATFORM") == "cpu":
+            cpu_vllm.install()
+        import_all(WITHOUT_RAY)
+        request = Server(listener).serve()
+    if request is not None:
+        gc.enable()
+        become(request, f"{folder}/python")
+        run(request.arguments)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
