@@ -147,6 +147,18 @@ def test_multiprocessing_spawns_through_the_server(server: ForkServer, tmp_path:
     assert got.stdout == "(42, True) None 5\n", got.stderr
 
 
+def test_a_progress_bar_leaves_no_semaphore_behind(server: ForkServer) -> None:
+    """tqdm's own lock would be one with a name where processes are spawned, and stay when its process is killed."""
+    code = (
+        "import multiprocessing, os; multiprocessing.set_start_method('spawn'); "
+        "import multiprocessing.synchronize as s, tqdm; names = []; init = s.SemLock.__init__; "
+        "s.SemLock.__init__ = lambda self, *a, **k: (init(self, *a, **k), names.append(self._semlock.name))[0]; "
+        "[*tqdm.tqdm(range(2))]; print(names)"
+    )
+    process = start(server, code)
+    assert process.communicate()[0] == "[]\n" and process.returncode == 0
+
+
 def test_other_nodes_other_commands_and_a_server_that_is_gone_get_a_new_python(
     server: ForkServer, tmp_path: Path
 ) -> None:

@@ -23,12 +23,14 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from tqdm.std import tqdm
 
 from recipe.holderpo.training import cpu_vllm
 
@@ -198,6 +200,9 @@ def become(request: Request, interpreter: str) -> None:
     if threads := request.environment.get("OMP_NUM_THREADS"):
         torch.set_num_threads(int(threads))
     multiprocessing.set_executable(interpreter)
+    # tqdm's own is shared with other processes, and in a spawned one a semaphore with a name, which stays in /dev/shm when the
+    # process is killed, as Ray does at the end of a run.
+    tqdm.set_lock(threading.RLock())
 
 
 def set_environment(environment: Mapping[str, str]) -> None:
