@@ -11,11 +11,14 @@ from fault_injection.watched_run import ROOT, Run, environment
 from omegaconf import OmegaConf
 
 from recipe.holderpo.config.compose import compose_config
+from recipe.holderpo.startup.server import ForkServer
 
 pytestmark = pytest.mark.stack
 
 
-def test_constant_p_in_verls_own_main(small_overrides: list[str], tmp_path: Path) -> None:
+def test_constant_p_in_verls_own_main(
+    small_overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`python -m verl.trainer.main_ppo`, the plugin and overrides of `policy_loss` are all that a constant p needs."""
     config = compose_config([*small_overrides, f"run_dir={tmp_path}/run"])  # the CPU settings, spelt out
     OmegaConf.save(config, tmp_path / "config.yaml")
@@ -29,14 +32,16 @@ def test_constant_p_in_verls_own_main(small_overrides: list[str], tmp_path: Path
     log = tmp_path / "log.jsonl"
     variables = {"VERL_PLATFORM": "cpu", "VLLM_CPU_KVCACHE_SPACE": "1", "VERL_FILE_LOGGER_PATH": str(log)}
     own = Run(tmp_path, [])  # for its temporary folder
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | environment(own.base) | variables,
-    )
+    monkeypatch.setenv("VERL_PLATFORM", "cpu")
+    with ForkServer() as server:  # which is of use to verl's own command, too
+        done = subprocess.run(
+            [*command, f"++ray_kwargs.ray_init.runtime_env.py_executable={server.interpreter()}"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+            env=os.environ | environment(own.base) | variables,
+        )
     own.end()
     assert done.returncode == 0, done.stderr[-6000:]
     logged = [json.loads(line) for line in log.read_text().splitlines()]

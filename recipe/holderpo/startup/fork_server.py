@@ -200,8 +200,8 @@ def become(request: Request, interpreter: str) -> None:
     if threads := request.environment.get("OMP_NUM_THREADS"):
         torch.set_num_threads(int(threads))
     multiprocessing.set_executable(interpreter)
-    # tqdm's own is shared with other processes, and in a spawned one a semaphore with a name, which stays in /dev/shm when the
-    # process is killed, as Ray does at the end of a run.
+    # tqdm's own is shared with other processes, and in a spawned one a semaphore with a name, which stays in /dev/shm when
+    # its process is killed, as Ray does at the end of a run.
     tqdm.set_lock(threading.RLock())
 
 
