@@ -47,9 +47,10 @@ def run(config: DictConfig) -> None:
     with ExitStack() as held:
         if run_dir.exists():
             held.enter_context(one_driver_per_run(config.run, run_dir))
+        server = None
         if OmegaConf.select(config, "ray_kwargs.ray_init.address") == "local":
             held.enter_context(temporary_folder(run_dir))
-        server = held.enter_context(ForkServer()) if config.fork_workers else None
+            server = held.enter_context(ForkServer()) if config.fork_workers else None
         checkpoint = find_checkpoint(config)
         check_resume(config, checkpoint)
         make_embedded(config.embedded_model, config.embedded_data, Path(config.cache_dir))
@@ -116,7 +117,8 @@ def train(
     clip_level = config.holder.clip_level if uses_holder_loss(config) else None
     progress = Progress(run_dir / "metrics.jsonl", config.trainer.total_training_steps, clip_level=clip_level)
     with progress, _output_to(run_dir / "driver.log"):
-        start_ray(config, interpreter=server.interpreter() if server else None)
+        os.environ |= server.for_a_node() if server else {}
+        start_ray(config)
         stop.listen()
         run_ppo(config, task_runner_class=HolderTaskRunner)
 

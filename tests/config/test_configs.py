@@ -104,8 +104,6 @@ BAD = {
     "trainer.resume_mode=resume_path": ["resume_from_path", "None", "global_step_N"],
     "trust_checkpoint=perhaps": ["trust_checkpoint", "perhaps", "true or false"],
     "fork_workers=perhaps": ["fork_workers", "perhaps", "true or false"],
-    "trainer.nnodes=2": ["trainer.nnodes", "2", "fork_workers=true is 1"],
-    "ray_kwargs.ray_init.address=192.0.2.1:6379": ["ray_init.address", "192.0.2.1:6379", "is local"],
     "actor_rollout_ref.rollout.full_determinism=true": ["full_determinism", "True", "hash seed"],
     "stop_grace_s=0": ["stop_grace_s", "0", "from 1"],
     "guard.on_nonfinite=ignore": ["guard.on_nonfinite", "ignore", "skip"],

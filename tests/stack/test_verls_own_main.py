@@ -11,7 +11,7 @@ from fault_injection.watched_run import ROOT, Run, environment
 from omegaconf import OmegaConf
 
 from recipe.holderpo.config.compose import compose_config
-from recipe.holderpo.startup.server import ForkServer
+from recipe.holderpo.startup.server import INTERPRETER, ForkServer
 
 pytestmark = pytest.mark.stack
 
@@ -35,12 +35,12 @@ def test_constant_p_in_verls_own_main(
     monkeypatch.setenv("VERL_PLATFORM", "cpu")
     with ForkServer() as server:  # which is of use to verl's own command, too
         done = subprocess.run(
-            [*command, f"++ray_kwargs.ray_init.runtime_env.py_executable={server.interpreter()}"],
+            [*command, f"++ray_kwargs.ray_init.runtime_env.py_executable='{INTERPRETER}'"],
             cwd=ROOT,
             capture_output=True,
             text=True,
             check=False,
-            env=os.environ | environment(own.base) | variables,
+            env=os.environ | environment(own.base) | variables | server.for_a_node(),
         )
     own.end()
     assert done.returncode == 0, done.stderr[-6000:]

@@ -12,9 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from recipe.holderpo.startup.server import ForkServer
+from recipe.holderpo.startup.server import ADDRESS, INTERPRETER, ForkServer
 
-NODE = {"RAY_RAYLET_PID": "1"}
 SPAWNED = "from multiprocessing.spawn import spawn_main; "
 LOOK = """
 import json, os, sys, random, tempfile, numpy, torch
@@ -60,14 +59,20 @@ def run(python: Path | str, *arguments: str, **keywords: object) -> "subprocess.
 def start(server: ForkServer, code: str) -> "subprocess.Popen[str]":
     """A process as multiprocessing spawns one, in the code's place."""
     command = [str(server.folder / "python"), "-c", SPAWNED + code]
-    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, env=os.environ | NODE)
+    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, env=os.environ | on_node(server))
 
 
-def looked(script: Path, python: Path | str) -> dict[str, object]:
+def on_node(server: ForkServer, node: str = "1") -> dict[str, str]:
+    return {"RAY_RAYLET_PID": node, ADDRESS: str(server.folder / "socket")}
+
+
+def looked(script: Path, python: str, server: ForkServer) -> dict[str, object]:
     """What a worker sees that is started with a file open, nice and without much memory to lose."""
     read, write = os.pipe()
     os.set_inheritable(read, True)
-    environment = os.environ | NODE | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parent), "TMPDIR": "/var/tmp"}
+    environment = (
+        os.environ | on_node(server) | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parent), "TMPDIR": "/var/tmp"}
+    )
     command = f"echo 500 > /proc/self/oom_score_adj; exec nice -n 7 {python} {script} --worker-id=1 'a b'"
     with script.with_name("input").open("w+") as file:
         file.write("input")
@@ -85,12 +90,12 @@ def looked(script: Path, python: Path | str) -> dict[str, object]:
 def test_a_worker_is_as_a_new_python_would_be(server: ForkServer, tmp_path: Path) -> None:
     script = tmp_path / "default_worker.py"
     script.write_text(LOOK)
-    forked, new = looked(script, server.folder / "python"), looked(script, sys.executable)
+    forked, new = looked(script, INTERPRETER, server), looked(script, sys.executable, server)
     assert forked.pop("modules") == [True, True] and new.pop("modules") == [False, False]
     assert forked.pop("python") == str(server.folder / "python") and new.pop("python") == sys.executable
     assert forked.pop("session") is True
     new.pop("session")
-    first, second = forked.pop("random"), looked(script, server.folder / "python")["random"]
+    first, second = forked.pop("random"), looked(script, INTERPRETER, server)["random"]
     assert isinstance(first, list) and isinstance(second, list)
     assert not {*first} & {*second}, "each forked process has random numbers of its own"
     new.pop("random")
@@ -143,7 +148,7 @@ def test_multiprocessing_spawns_through_the_server(server: ForkServer, tmp_path:
         "    queue.put(21)\n"
         "    print(results.get(timeout=300), process.join(), process.exitcode)\n"
     )
-    got = run(server.folder / "python", str(script), env=os.environ | NODE)
+    got = run(server.folder / "python", str(script), env=os.environ | on_node(server))
     assert got.stdout == "(42, True) None 5\n", got.stderr
 
 
@@ -164,27 +169,24 @@ def test_other_nodes_other_commands_and_a_server_that_is_gone_get_a_new_python(
 ) -> None:
     script = tmp_path / "default_worker.py"
     script.write_text("import sys\nprint('wave' in sys.modules)\n")
-    python = server.folder / "python"
-    assert run(python, str(script), env=os.environ | NODE).stdout == "True\n"
-    assert run(python, str(script), env=os.environ | {"RAY_RAYLET_PID": "2"}).stdout == "False\n"
-    code = "import sys; print('wave' in sys.modules, sys.argv)"
-    assert run(python, "-c", code, "x", env=os.environ | NODE).stdout == "False ['-c', 'x']\n"
-    gone = tmp_path / "python"
-    gone.write_text(python.read_text().replace(str(server.folder), str(tmp_path)))
-    gone.chmod(0o700)
-    got = run(gone, str(script), env=os.environ | NODE)
-    assert got.stdout == "False\n"
-    assert f"cannot fork from {tmp_path}/socket" in got.stderr
+    python, code = server.folder / "python", "import sys; print('wave' in sys.modules, sys.argv)"
+    assert run(python, str(script), env=os.environ | on_node(server)).stdout == "True\n"
+    assert run(python, str(script), env=os.environ | on_node(server, "2")).stdout == "False\n"
+    assert run(python, "-c", code, "x", env=os.environ | on_node(server)).stdout == "False ['-c', 'x']\n"
+    alone = run(python, str(script))
+    assert alone.stdout == "False\n" and alone.stderr == ""
+    gone = run(python, str(script), env=os.environ | on_node(server) | {ADDRESS: f"{tmp_path}/socket"})
+    assert gone.stdout == "False\n" and f"cannot fork from {tmp_path}/socket" in gone.stderr
 
 
 def test_a_server_serves_one_node_and_ends_with_its_driver(tmp_path: Path) -> None:
     """The driver is killed, so that it cannot end anything itself."""
     code = (
-        "import os, sys; from recipe.holderpo.startup.server import ForkServer; "
+        "import os, sys; from recipe.holderpo.startup.server import ADDRESS, INTERPRETER, ForkServer; "
         "ForkServer.COMMAND = (sys.executable, '-c', 'import sys; sys.stdin.read()'); "
-        "server = ForkServer(); server.__enter__(); first = server.process.pid, server.interpreter(); "
-        "assert server.process.pid == first[0]; second = server.interpreter(); "
-        "assert second != first[1] and not first[1].exists() and second.exists(); "
+        "server = ForkServer(); server.__enter__(); first = server.process.pid, server.folder; "
+        "one = server.for_a_node(); assert (server.process.pid, server.folder) == first; "
+        "assert server.for_a_node() != one and server.folder.exists() and not first[1].exists(); "
         "print(server.process.pid, flush=True); sys.stdin.read()"
     )
     driver = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

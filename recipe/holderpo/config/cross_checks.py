@@ -203,23 +203,11 @@ def deterministic(config: DictConfig) -> Iterator[str]:
 
 
 def forked_workers(config: DictConfig) -> Iterator[str]:
-    """Workers are forked from a process of the driver's machine."""
-    if not config.fork_workers:
-        return
-    address = str(OmegaConf.select(config, "ray_kwargs.ray_init.address"))
-    here = address == "local" or address.startswith("127.")
-    for key, value, fits, allowed in (
-        ("trainer.nnodes", config.trainer.nnodes, config.trainer.nnodes == 1, "1"),
-        ("ray_kwargs.ray_init.address", repr(address), here, "local"),
-        (
-            "actor_rollout_ref.rollout.full_determinism",
-            config.actor_rollout_ref.rollout.full_determinism,
-            not config.actor_rollout_ref.rollout.full_determinism,
-            "false: a forked process has the hash seed of the process that it was forked from",
-        ),
-    ):
-        if not fits:
-            yield f"{key} is {value}; allowed with fork_workers=true is {allowed}"
+    if config.fork_workers and config.actor_rollout_ref.rollout.full_determinism:
+        yield (
+            "actor_rollout_ref.rollout.full_determinism is True; allowed with fork_workers=true is false: "
+            "a forked process has the hash seed of the process that it was forked from"
+        )
 
 
 def separate_async(config: DictConfig) -> Iterator[str]:
@@ -296,7 +284,7 @@ CROSS_CHECKS: dict[Callable[[DictConfig], Iterator[str]], tuple[str, ...]] = {
     ),
     reward_function: (),
     deterministic: ("deterministic", "trainer.v1.trainer_mode"),
-    forked_workers: ("fork_workers", "trainer.nnodes"),
+    forked_workers: ("fork_workers",),
     separate_async: (
         "trainer.v1",
         "actor_rollout_ref.rollout.checkpoint_engine",

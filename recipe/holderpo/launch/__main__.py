@@ -30,6 +30,7 @@ from recipe.holderpo.fault_tolerance.signals import (
 from recipe.holderpo.launch import cluster
 from recipe.holderpo.launch.settings import Node, legacy_overrides, read_node
 from recipe.holderpo.main import COMMAND_VARIABLE
+from recipe.holderpo.startup.server import ForkServer
 
 
 class RunFailed(Exception):
@@ -65,7 +66,7 @@ def launch(arguments: Sequence[str]) -> int:
     overrides = [*legacy, *arguments]
     if node.nodes == 1:
         return drive(overrides, dict(os.environ))
-    overrides = ["fork_workers=false", *overrides, f"trainer.nnodes={node.nodes}"]
+    overrides.append(f"trainer.nnodes={node.nodes}")
     return head(node, overrides) if node.rank == 0 else join(node, overrides)
 
 
@@ -93,10 +94,12 @@ def ray_head(node: Node, config: DictConfig) -> Iterator[tuple[dict[str, str], l
     with ExitStack() as held:
         folder = held.enter_context(temporary_folder(Path(config.run_dir), node.rank))
         environment = dict(os.environ)
+        server = held.enter_context(ForkServer()) if config.fork_workers else None
         cluster.ensure_token(environment, make=True)
         os.environ.update(environment)  # for `ray.init` here
         for start in range(1, cluster.STARTS + 1):
             started = held.enter_context(ExitStack())
+            environment |= server.for_a_node() if server else {}
             ray_start = started.enter_context(cluster.ray_node(node, resources(config), environment, folder))
             try:
                 cluster.wait_for_head(node, ray_start)
@@ -124,6 +127,7 @@ def join(node: Node, overrides: Sequence[str]) -> int:
     with ExitStack() as held:
         folder = held.enter_context(temporary_folder(Path(config.run_dir), node.rank))
         environment = dict(os.environ)
+        server = held.enter_context(ForkServer()) if config.fork_workers else None
         deadline = time.monotonic() + node.wait_s
         # On a shared disk the head makes the token file. One that is there, but not as it must be, is an error at once.
         while not cluster.has_token(environment) and time.monotonic() < deadline:
@@ -134,6 +138,7 @@ def join(node: Node, overrides: Sequence[str]) -> int:
             # Slurm signals all nodes at once. This one's part of the model is still to be saved; it ends with the head's
             # cluster.
             report_sigterm("SIGTERM: waiting for the head")
+            environment |= server.for_a_node() if server else {}
             with cluster.ray_node(node, resources(config), environment, folder) as ray_start:
                 print(f"joining {node.head}:{node.port} ...", flush=True)
                 output, _ = ray_start.communicate()  # until the head takes the cluster down

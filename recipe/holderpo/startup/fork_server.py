@@ -5,8 +5,8 @@ seconds, where a fork takes a tenth of one. Ray reads its settings and its node'
 is imported, so what needs Ray is imported when the first worker of a node is asked for, in that worker's environment; a
 server serves one node.
 
-`python -m recipe.holderpo.startup.fork_server FOLDER` listens on FOLDER/socket until its standard input ends. What it has
-forked lives on: Ray ends its workers itself.
+`python -m recipe.holderpo.startup.fork_server FOLDER` listens on FOLDER/socket until its standard input ends; what it has
+forked spawns processes by FOLDER/python. Workers live on when it ends: Ray ends them itself.
 """
 
 import contextlib
@@ -32,6 +32,7 @@ import numpy as np
 import torch
 from tqdm.std import tqdm
 
+from recipe.holderpo.startup.server import INTERPRETER
 from recipe.holderpo.training import cpu_vllm
 
 WITHOUT_RAY = (
@@ -227,6 +228,9 @@ def run(arguments: Sequence[str]) -> None:
 
 def main(folder: str) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        python = Path(folder, "python")
+        python.write_text(f'#!/bin/sh\nexec {INTERPRETER} "$@"\n')
+        python.chmod(0o700)
         listener.bind(f"{folder}/socket")
         listener.listen(64)
         gc.disable()  # its passes over what is imported take a seventh of the time, and free nothing
@@ -236,7 +240,7 @@ def main(folder: str) -> None:
         request = Server(listener).serve()
     if request is not None:
         gc.enable()
-        become(request, f"{folder}/python")
+        become(request, str(python))
         run(request.arguments)
 
 

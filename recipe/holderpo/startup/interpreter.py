@@ -1,9 +1,9 @@
 """What Ray and multiprocessing run in the place of Python: it asks the fork server for a process that runs their command.
 
-    python -S -E interpreter.py SOCKET [what Python would be given]
+    HOLDERPO_FORK_SERVER=SOCKET python -S -E interpreter.py [what Python would be given]
 
-Started some twenty times a run, so it imports little. Where the server does not answer, or the command is not of the two
-kinds that are worth a fork (Ray's worker, a spawned process of multiprocessing), it becomes the Python that was asked for.
+Started some twenty times a run, so it imports little. Where there is no server, or the command is not of the two kinds that
+are worth a fork (Ray's worker, a spawned process of multiprocessing), it becomes the Python that was asked for.
 """
 
 import json
@@ -17,10 +17,10 @@ SPAWNED = "from multiprocessing.spawn import"
 
 
 def main() -> None:
-    address, arguments = sys.argv[1], sys.argv[2:]
+    address, arguments = os.environ.get("HOLDERPO_FORK_SERVER"), sys.argv[1:]
     is_worker = os.path.basename(arguments[0]) == "default_worker.py"
     is_spawned = any(argument.startswith(SPAWNED) for argument in arguments)
-    if is_worker or is_spawned:
+    if address and (is_worker or is_spawned):
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
             try:
                 server.connect(address)

@@ -1,5 +1,6 @@
-"""The fork server as the run's driver has it. Imports nothing that is slow, since it is started before what is."""
+"""The fork server for the one who starts a Ray node. Imports nothing slow, since it is started before what is."""
 
+import shlex
 import shutil
 import subprocess
 import sys
@@ -7,9 +8,14 @@ import tempfile
 from pathlib import Path
 from types import TracebackType
 
+ADDRESS = "HOLDERPO_FORK_SERVER"
+"""Environment variable with the socket of a node's server. Where it is not set, workers are started as ever."""
+INTERPRETER = shlex.join([sys.executable, "-S", "-E", str(Path(__file__).with_name("interpreter.py"))])
+"""What Ray's workers run in the place of Python: `py_executable` of Ray's runtime environment, the same on all nodes."""
+
 
 class ForkServer:
-    """A process to fork from, which imports while the driver does other things; ended with the block.
+    """A process to fork from, which imports while other things are done; ended with the block.
 
     Its files are in TMPDIR as it is when the block is entered."""
 
@@ -29,20 +35,17 @@ class ForkServer:
     ) -> None:
         self._end()
 
-    def interpreter(self) -> Path:
-        """What a Ray node that is about to start runs in the place of Python. A server serves one node."""
+    def for_a_node(self) -> dict[str, str]:
+        """Environment variables for a Ray node that is about to start. A server serves one node."""
         if self._asked:
             self._end()
             self._start()
         self._asked = True
-        return self.folder / "python"
+        return {ADDRESS: str(self.folder / "socket")}
 
     def _start(self) -> None:
         self._asked = False
         self.folder = Path(tempfile.mkdtemp(prefix="fork"))
-        interpreter, script = self.folder / "python", Path(__file__).with_name("interpreter.py")
-        interpreter.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S -E "{script}" "{self.folder}/socket" "$@"\n')
-        interpreter.chmod(0o700)
         command = [*self.COMMAND, str(self.folder)]
         with (self.folder / "log").open("wb") as log:
             # It ends with its standard input, when the driver is killed. A session of its own: Ctrl-C is for the driver.

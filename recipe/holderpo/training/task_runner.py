@@ -2,13 +2,13 @@
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import ray
 from omegaconf import DictConfig, OmegaConf
 from verl.trainer.constants_ppo import get_ppo_ray_runtime_env
 from verl.utils.logging_utils import configure_verl_logging
 
+from recipe.holderpo.startup.server import INTERPRETER
 from recipe.holderpo.training.verl_internals import TaskRunner
 
 
@@ -50,10 +50,8 @@ class _HolderTaskRunner(TaskRunner):
 HolderTaskRunner = ray.remote(_HolderTaskRunner)
 
 
-def start_ray(config: DictConfig, interpreter: Path | None = None) -> None:
+def start_ray(config: DictConfig) -> None:
     """Start Ray, or attach to a cluster, as verl's `run_ppo` would, which then finds it started.
-
-    interpreter: what the workers run in the place of Python.
 
     Done before `run_ppo` because `ray.init` replaces the handler of SIGTERM, and ours must be set again before training.
     """
@@ -72,8 +70,8 @@ def start_ray(config: DictConfig, interpreter: Path | None = None) -> None:
     if config.transfer_queue.enable:
         default_env.setdefault("env_vars", {})["TRANSFER_QUEUE_ENABLE"] = "1"
     runtime_env = OmegaConf.merge(default_env, settings.get("runtime_env", {}))
-    if interpreter is not None:
-        runtime_env = OmegaConf.merge(runtime_env, {"py_executable": str(interpreter)})
+    if config.fork_workers:
+        runtime_env = OmegaConf.merge(runtime_env, {"py_executable": INTERPRETER})
     arguments = OmegaConf.to_container(OmegaConf.create({**settings, "runtime_env": runtime_env}))
     print(f"ray.init: {arguments}")
     ray.init(**arguments)
