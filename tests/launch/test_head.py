@@ -13,6 +13,7 @@ from recipe.holderpo.launch import __main__ as launch
 from recipe.holderpo.launch import cluster
 from recipe.holderpo.launch.compare import free_port
 from recipe.holderpo.launch.settings import Node
+from recipe.holderpo.startup.server import ADDRESS, ForkServer
 
 ENDS = [sys.executable, "-c", "print('the current node timed out during startup')"]
 GOES_ON = [sys.executable, "-c", "import time; time.sleep(3600)"]
@@ -23,9 +24,13 @@ class Starts:
 
     def __init__(self, failures: int):
         self.left, self.count, self.running = failures, 0, list[subprocess.Popen[str]]()
+        self.servers = list[str | None]()
 
     @contextmanager
-    def ray_node(self, *_: object) -> Iterator["subprocess.Popen[str]"]:
+    def ray_node(
+        self, _: Node, resources: object, environment: dict[str, str], folder: Path
+    ) -> Iterator["subprocess.Popen[str]"]:
+        self.servers.append(environment.get(ADDRESS))
         self.count += 1
         self.left -= 1
         with subprocess.Popen(ENDS if self.left >= 0 else GOES_ON, stdout=subprocess.PIPE, text=True) as process:
@@ -48,7 +53,10 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DictConfig:
     monkeypatch.setenv("RAY_AUTH_TOKEN", "f" * 64)
     monkeypatch.setattr(launch, "wait_for_all", lambda node, _, ray_start: cluster.check_running(node, ray_start))
     trainer = {"n_gpus_per_node": 1, "device": "cpu"}
-    return OmegaConf.create({"run_dir": str(tmp_path), "trainer": trainer, "ray_kwargs": {"ray_init": {"num_cpus": 1}}})
+    ray_init = {"ray_init": {"num_cpus": 1}}
+    return OmegaConf.create(
+        {"run_dir": str(tmp_path), "trainer": trainer, "ray_kwargs": ray_init, "fork_workers": False}
+    )
 
 
 @pytest.mark.parametrize("failures", [0, cluster.STARTS - 1])
@@ -60,7 +68,19 @@ def test_it_is_started_again(failures: int, config: DictConfig, monkeypatch: pyt
     with launch.ray_head(node, config) as (_, attach):
         assert starts.count == failures + 1 and len(starts.running) == 1, "one is left, the one that goes on"
         assert attach[0] == f"++ray_kwargs.ray_init.address=127.0.0.1:{node.port}"
-    assert starts.running == []
+    assert starts.running == [] and starts.servers == [None] * (failures + 1)
+
+
+def test_each_start_has_a_process_to_fork_from_of_its_own(config: DictConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    starts = Starts(cluster.STARTS - 1)
+    monkeypatch.setattr(cluster, "ray_node", starts.ray_node)
+    monkeypatch.setattr(cluster, "wait_for_head", cluster.check_running)
+    monkeypatch.setattr(ForkServer, "COMMAND", (sys.executable, "-c", "import sys; sys.stdin.read()"))
+    config.fork_workers = True
+    with launch.ray_head(Node(address="127.0.0.1", port=free_port("127.0.0.1")), config) as (environment, _):
+        assert len({*starts.servers}) == cluster.STARTS and environment[ADDRESS] == starts.servers[-1]
+        assert [Path(str(server)).parent.exists() for server in starts.servers] == [False, False, True]
+    assert not Path(str(starts.servers[-1])).parent.exists()
 
 
 def test_but_not_for_ever(config: DictConfig, monkeypatch: pytest.MonkeyPatch) -> None:

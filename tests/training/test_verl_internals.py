@@ -21,6 +21,7 @@ from verl.workers.engine.fsdp.transformer_impl import FSDPEngine
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
 from recipe.holderpo.config.compose import compose_config
+from recipe.holderpo.startup.server import INTERPRETER
 from recipe.holderpo.training import verl_internals
 from recipe.holderpo.training.task_runner import start_ray
 from recipe.holderpo.training.trainer import HolderTrainerMixin
@@ -112,7 +113,7 @@ def test_ray_is_started_as_verl_would(more: tuple[str, ...], monkeypatch: pytest
         monkeypatch.setenv(name, "unset")
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", lambda **arguments: calls.append(arguments))
-    config = compose_config([*more, "run_dir=never-made"])
+    config = compose_config([*more, "run_dir=never-made", "fork_workers=false"])
 
     class Runner:
         @staticmethod
@@ -122,8 +123,12 @@ def test_ray_is_started_as_verl_would(more: tuple[str, ...], monkeypatch: pytest
     with pytest.raises(StopIteration):
         run_ppo(OmegaConf.create(OmegaConf.to_container(config)), task_runner_class=Runner)
     start_ray(config)
-    verls, ours = calls
+    config.fork_workers = True
+    start_ray(config)
+    verls, ours, forking = calls
     assert ours == verls and ours["runtime_env"]["env_vars"]
+    assert forking["runtime_env"].pop("py_executable") == INTERPRETER
+    assert forking == ours
 
 
 def test_the_engines_state_is_where_liveness_looks_for_it() -> None:
