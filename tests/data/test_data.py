@@ -216,3 +216,83 @@ def test_the_origin_is_recorded(tmp_path: Path) -> None:
     assert origin["sha256"] == same["sha256"] and origin["rows"] == 1 and origin["place"] == str(file)
     file.write_text(file.read_text() + "\n")
     assert read_source("a", str(file))[1]["sha256"] != origin["sha256"]
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("a.jsonl", '{"problem": "1+1?", "answer": 2}\n[1, 2]\n', "a.jsonl, row 2 is [1, 2]; allowed are objects"),
+        ("a.json", '["1+1?"]', "a.json, row 1 is '1+1?'; allowed are objects"),
+        ("a.json", '{"rows": []}', "a.json holds one dict; allowed is a list"),
+        ("a.json", "5", "a.json holds one int; allowed is a list"),
+        ("a.jsonl", '{"problem": "\\ud83d?", "answer": 2}\n', "a.jsonl, row 1, column 'problem' is not Unicode text"),
+    ],
+)
+def test_rows_that_cannot_be_used_are_named(file: str, content: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / file).write_text(content)
+    with pytest.raises(SystemExit) as ended:
+        main(["--train", str(tmp_path / file), "--out", str(tmp_path / "out")])
+    assert said in str(ended.value) and "\n" not in str(ended.value)
+
+
+def test_every_separator_that_json_allows_and_columns_that_are_missing_later(tmp_path: Path) -> None:
+    rows = [
+        {"problem": "one\u2028line\x85?", "answer": "1"},
+        {"problem": "no answer"},
+        {"answer": "no problem"},
+        {"problem": "null", "answer": None},
+    ]
+    file = tmp_path / "a.jsonl"
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    main(["--train", str(file), "--out", str(tmp_path / "out")])
+    written = pyarrow.parquet.read_table(tmp_path / "out" / "train.parquet").to_pylist()
+    assert [row["prompt"][0]["content"] for row in written] == ["one\u2028line\x85?"]
+    counts = json.loads((tmp_path / "out" / "data.json").read_text())["sources"]["a"]["counts"]
+    assert (counts["rows"], counts["empty"], counts["without_answer"], counts["kept"]) == (4, 1, 2, 1)
+
+
+def test_bytes_are_text_or_no_answer(tmp_path: Path) -> None:
+    table = pyarrow.table({"problem": ["1+0?", "1+1?"], "answer": [b"1", b"\xff"]})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    main(["--train", str(tmp_path / "a.parquet"), "--out", str(tmp_path / "out")])
+    written = pyarrow.parquet.read_table(tmp_path / "out" / "train.parquet").to_pylist()
+    assert [row["reward_model"]["ground_truth"] for row in written] == ["1"]
+
+
+def test_no_set_is_doubled_or_emptied_in_silence(tmp_path: Path) -> None:
+    rows = [{"problem": f"{i}+{i}?", "answer": 2 * i} for i in range(4)]
+    one = write_jsonl(tmp_path / "one.jsonl", rows)
+    two = write_jsonl(
+        tmp_path / "two.jsonl", [*rows[2:], {"problem": "3 + 3 ?", "answer": 7}, {"problem": "9?", "answer": 9}]
+    )
+    out = ["--out", str(tmp_path / "out")]
+
+    def said(*arguments: str) -> str:
+        with pytest.raises(SystemExit) as ended:
+            main([*arguments, *out])
+        assert not (tmp_path / "out").exists()
+        return str(ended.value)
+
+    assert "one is given twice" in said("--train", str(one), str(one))
+    assert "one is given twice" in said("--train", str(one), "--eval", str(one))
+    assert "one and same are the same rows" in said("--train", str(one), f"same={one}")
+    assert "nothing is left of one: 4 rows, 4 in evaluation" in said(
+        "--train", str(one), "--eval", str(write_jsonl(tmp_path / "e.jsonl", rows[::-1])), "--overlap", "drop"
+    )
+    main(["--train", str(one), str(two), *out])
+    counts = json.loads((tmp_path / "out" / "data.json").read_text())["sources"]
+    assert counts["one"]["counts"]["kept"] == 4
+    # 2+2 and 3+3 are in the first set, and 3+3 of another answer is a duplicate within the second
+    assert (counts["two"]["counts"]["duplicates"], counts["two"]["counts"]["conflicting"]) == (3, 1)
+    problems = [
+        row["prompt"][0]["content"] for row in pyarrow.parquet.read_table(tmp_path / "out/train.parquet").to_pylist()
+    ]
+    assert problems == ["0+0?", "1+1?", "2+2?", "3+3?", "9?"]
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file")
+    file = write_jsonl(tmp_path / "a.jsonl", [{"problem": "1+1?", "answer": 2}])
+    with pytest.raises(SystemExit) as ended:
+        main(["--train", str(file), "--out", str(tmp_path / "out")])
+    assert str(ended.value) == f"error: --out {tmp_path}/out cannot be written: File exists"

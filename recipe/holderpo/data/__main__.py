@@ -87,9 +87,8 @@ def make(options: argparse.Namespace, progress: Callable[[list[Row], str], Itera
     train = [build.load(*parse_source(argument), progress) for argument in options.train]
     # A benchmark is what it is: nothing of it is left out, or its figures could not be compared with others'.
     evaluation = [build.load(*parse_source(argument), progress, keep_duplicates=True) for argument in options.eval]
-    names = [data.name for data in evaluation]
-    if len(set(names)) != len(names):
-        raise DataError(f"--eval names a set twice: {', '.join(names)}")
+    check_distinct([*train, *evaluation])
+    build.drop_repeated(train)
     if options.tokenizer is not None:
         count = token_counter(options.tokenizer, options.template)
         for data in (*train, *evaluation):
@@ -103,8 +102,29 @@ def make(options: argparse.Namespace, progress: Callable[[list[Row], str], Itera
     if options.overlap == "drop":
         for data in train:
             build.drop_keys(data, set().union(*shared.values()))
-    write(train, evaluation, options)
+    for data in train:
+        if not data.problems:
+            reasons = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in data.counts.items() if count)
+            raise DataError(f"nothing is left of {data.name}: {reasons}")
+    try:
+        write(train, evaluation, options)
+    except OSError as error:
+        raise DataError(f"--out {options.out} cannot be written: {error.strerror}") from error
     report([*train, *evaluation])
+
+
+def check_distinct(sets: list[build.DataSet]) -> None:
+    """
+    Raises:
+        DataError: two sets have one name, or are the same file under two.
+    """
+    names: dict[str, str] = {}
+    for data in sets:
+        other = names.setdefault(data.origin["sha256"], data.name)
+        if [one.name for one in sets].count(data.name) > 1:
+            raise DataError(f"{data.name} is given twice; NAME=PLACE gives a set another name")
+        if other != data.name:
+            raise DataError(f"{other} and {data.name} are the same rows: {data.origin['place']}")
 
 
 def write(train: list[build.DataSet], evaluation: list[build.DataSet], options: argparse.Namespace) -> None:

@@ -18,7 +18,7 @@ def normalize_ground_truth(answer: Any) -> str:
     142; GSM8K's "... #### 72" becomes 72; white space and surrounding $ are removed.
 
     Raises:
-        ValueError: the answer is empty or missing.
+        ValueError: the answer is empty or missing, or bytes that are not UTF-8.
     """
     answers = [_one(item) for item in _elements(answer)]
     answers = list(dict.fromkeys(a for a in answers if a))
@@ -42,7 +42,7 @@ def _elements(answer: Any) -> Iterable[Any]:
 def _one(answer: Any) -> str:
     if answer is None or answer != answer:  # nan
         return ""
-    text = str(answer).strip()
+    text = (answer.decode() if isinstance(answer, bytes) else str(answer)).strip()
     if "####" in text:  # GSM8K: the reasoning, then the answer
         text = text.rsplit("####", 1)[1].strip()
     text = text.strip("$").strip() if text.count("$") == 2 and text.startswith("$") and text.endswith("$") else text

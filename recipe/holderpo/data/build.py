@@ -59,13 +59,13 @@ def load(
     result = DataSet(name, origin, other_level=read - len(rows))
     seen: dict[str, str] = {}
     for row in progress(rows, name):
-        problem = row[problem_column]
+        problem = row.get(problem_column)
         if not isinstance(problem, str) or not problem.strip():
             result.empty += 1
             continue
         try:
-            answer = row[answer_column]
-            truth = normalize_ground_truth(answer_of_solution(answer) if solution else answer)
+            answer = row.get(answer_column)
+            truth = normalize_ground_truth(answer_of_solution(str(answer)) if solution else answer)
         except ValueError:
             result.without_answer += 1
             continue
@@ -80,6 +80,17 @@ def load(
     if not result.problems:
         raise DataError(f"{name}: none of {len(rows)} rows has a problem and an answer")
     return result
+
+
+def drop_repeated(train: list[DataSet]) -> None:
+    """Leave out of each set the problems that a set before it has, and count them as duplicates."""
+    seen: dict[str, str] = {}
+    for data in train:
+        kept = [(problem, truth) for problem, truth in data.problems if problem_key(problem) not in seen]
+        data.duplicates += len(data.problems) - len(kept)
+        data.conflicting += sum(seen.get(problem_key(problem), truth) != truth for problem, truth in data.problems)
+        data.problems = kept
+        seen |= {problem_key(problem): truth for problem, truth in kept}
 
 
 def find_over_long(data: DataSet, count_tokens: Callable[[str], int], limit: int, drop: bool) -> None:

@@ -95,12 +95,31 @@ def _read_local(path: Path) -> tuple[list[Row], str]:
             raise DataError(f"{file} ends in {file.suffix!r}; allowed are {', '.join(_READERS)}")
         digest.update(file.read_bytes())
         try:
-            rows += _READERS[file.suffix](file)
+            read = _READERS[file.suffix](file)
         except DataError:
             raise
         except (ValueError, OSError) as error:
             raise DataError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
+        for number, row in enumerate(read, 1):
+            check_row(row, f"{file}, row {number}")
+        rows += read
     return rows, digest.hexdigest()
+
+
+def check_row(row: Any, where: str) -> None:
+    """
+    Raises:
+        DataError: it is not an object, or holds text that no file can: half of a character of two (a lone surrogate).
+    """
+    if not isinstance(row, dict):
+        raise DataError(
+            f"{where} is {' '.join(repr(row)[:60].split())}; allowed are objects with a problem and an answer"
+        )
+    for column, value in row.items():
+        try:
+            str(value).encode()
+        except UnicodeEncodeError:
+            raise DataError(f"{where}, column {column!r} is not Unicode text: a lone surrogate") from None
 
 
 def _read_jsonl(file: Path) -> list[Row]:
@@ -116,6 +135,13 @@ def _read_jsonl(file: Path) -> list[Row]:
     return rows
 
 
+def _read_json(file: Path) -> list[Row]:
+    rows = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(rows, list):
+        raise DataError(f"{file} holds one {type(rows).__name__}; allowed is a list of objects, or .jsonl")
+    return rows
+
+
 def _read_parquet(file: Path) -> list[Row]:
     import pyarrow.parquet
 
@@ -125,7 +151,7 @@ def _read_parquet(file: Path) -> list[Row]:
 
 _READERS: dict[str, Callable[[Path], list[Row]]] = {
     ".jsonl": _read_jsonl,
-    ".json": lambda file: list(json.loads(file.read_text(encoding="utf-8"))),
+    ".json": _read_json,
     ".parquet": _read_parquet,
 }
 
