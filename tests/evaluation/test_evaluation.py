@@ -10,6 +10,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from hydra import compose, initialize_config_dir
 from hypothesis import given
@@ -18,9 +20,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from recipe.holderpo.config.errors import ConfigError
 from recipe.holderpo.evaluation import compare, table
-from recipe.holderpo.evaluation.__main__ import complete, open_run, write
+from recipe.holderpo.evaluation.__main__ import complete, faults, open_run, with_earlier, write
 from recipe.holderpo.evaluation.compare import read_results
-from recipe.holderpo.evaluation.generate import Problem, Sampler, Sampling, Store
+from recipe.holderpo.evaluation.generate import Problem, Sampler, Sampling, Store, read_problems
 from recipe.holderpo.evaluation.metrics import Estimate, average, mean_over_problems, pass_at_k
 from recipe.holderpo.evaluation.model import resolve_model, trained_template
 from recipe.holderpo.evaluation.settings import check
@@ -115,6 +117,54 @@ def test_the_store_keeps_only_problems_with_all_their_answers(tmp_path: Path) ->
     assert [row["index"] for row in Store(store.path, n=2).rows] == [1, 1, 0, 0, 2, 2]
 
 
+def test_a_damaged_line_is_named_and_its_problem_answered_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(tmp_path / "x.jsonl", n=1)
+    store.add([{"index": i, "sample": 0, "score": 1.0, "truncated": 1.0, "no_answer": 0.0} for i in range(5)])
+    lines = store.path.read_text().splitlines()
+    lines[1], lines[2], lines[3] = lines[1][:20], "[3]", '{"index": 3}'
+    store.path.write_text("\n".join(lines) + "\n")
+    assert Store(store.path, n=1).done() == {0, 4}
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split(" is damaged")[0] for line in said] == [f"note: {store.path}, line {n}" for n in (2, 3, 4)]
+    (tmp_path / "generations").mkdir()
+    store.path.rename(tmp_path / "generations" / "x.jsonl")
+    assert faults(tmp_path).startswith("2 answers: 2 truncated, 0 no_answer, 0 timeout")
+
+
+@pytest.mark.parametrize("damage", ["nothing of parquet", None])
+def test_a_file_of_problems_that_cannot_be_read_is_one_line(damage: str | None, tmp_path: Path) -> None:
+    file = tmp_path / "eval_amc.parquet"
+    if damage is None:
+        pyarrow.parquet.write_table(pyarrow.table({"data_source": ["amc"], "extra_info": [None]}), file)
+    else:
+        file.write_text(damage)
+    with pytest.raises(ConfigError, match="which is not as python -m") as caught:
+        read_problems(file)
+    assert len(caught.value.lines) == 1
+
+
+def test_another_benchmark_is_added_to_a_runs_results(tmp_path: Path) -> None:
+    first = {"r": {"amc": Estimate(0.5, 0.1)}, "r pass@2": {"amc": Estimate(0.7, 0.1)}}
+    write(tmp_path, with_earlier(tmp_path, first))
+    write(tmp_path, with_earlier(tmp_path, {"r": {"aime24": Estimate(0.2, 0.1)}}))
+    assert read_results(tmp_path) == {"r": first["r"] | {"aime24": Estimate(0.2, 0.1)}, "r pass@2": first["r pass@2"]}
+    write(tmp_path, with_earlier(tmp_path, {"r": {"amc": Estimate(0.6, 0.1)}}))
+    assert read_results(tmp_path)["r"] == {"amc": Estimate(0.6, 0.1), "aime24": Estimate(0.2, 0.1)}
+    assert "AIME24" in (tmp_path / "table.txt").read_text()
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", '{"r": {"amc": 1}}', '{"r": 2}'])
+def test_results_that_are_damaged_are_one_line(content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "results.json").write_text(content)
+    for folder, said in ((tmp_path, "is damaged"), (tmp_path / "results.json", "is a file; allowed are folders")):
+        monkeypatch.setattr(sys, "argv", ["compare", str(folder)])
+        with pytest.raises(SystemExit, match=said) as ended:
+            compare.main()
+        assert "\n" not in str(ended.value)
+
+
 def test_every_sampled_answer_has_a_seed_of_its_own_and_a_greedy_one_none(monkeypatch: pytest.MonkeyPatch) -> None:
     def generate(prompts: list[object], parameters: list[dict[str, Any]], use_tqdm: bool) -> list[SimpleNamespace]:
         return [SimpleNamespace(outputs=[given["seed"]]) for given in parameters]
@@ -150,6 +200,11 @@ BAD = {
     "+temprature=1": "temprature is not a key; allowed are model, ",
     "limit=0": "limit is 0",
     "max_tokens=many": "max_tokens is 'many'",
+    "k=3": "k is 3; allowed is a list of",
+    "run=../x": "run is '../x'; allowed is the name of a folder inside out_dir",
+    "run=/tmp/x": "run is '/tmp/x'; allowed is the name of a folder inside out_dir",
+    "run=.": "run is '.'; allowed is the name of a folder inside out_dir",
+    "run=a/../..": "run is 'a/../..'; allowed is the name of a folder inside out_dir",
 }
 
 

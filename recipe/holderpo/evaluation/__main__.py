@@ -6,7 +6,6 @@ text, tokens and score), and the table as table.txt, table.md, table.csv and res
 """
 
 import hashlib
-import json
 import math
 import os
 import re
@@ -23,7 +22,8 @@ from recipe.holderpo import atomic
 from recipe.holderpo.config.errors import ConfigError, print_error
 from recipe.holderpo.data.templates import TEMPLATES
 from recipe.holderpo.evaluation import table
-from recipe.holderpo.evaluation.generate import Problem, Sampler, Sampling, Store, read_problems
+from recipe.holderpo.evaluation.compare import read_results
+from recipe.holderpo.evaluation.generate import Problem, Sampler, Sampling, Store, read_answers, read_problems
 from recipe.holderpo.evaluation.metrics import Estimate, mean_over_problems, pass_at_k
 from recipe.holderpo.evaluation.model import resolve_model, trained_template
 from recipe.holderpo.evaluation.settings import check
@@ -132,9 +132,18 @@ def write(folder: Path, results: dict[str, dict[str, Estimate]]) -> None:
 
 def faults(folder: Path) -> str:
     """One line: how many responses were truncated, had no answer, or could not be graded."""
-    rows = [json.loads(line) for file in sorted((folder / "generations").glob("*.jsonl")) for line in file.open()]
+    rows = [row for file in sorted((folder / "generations").glob("*.jsonl")) for row in read_answers(file)]
     names = ("truncated", "no_answer", "timeout", "crash", "unreadable")
-    return f"{len(rows)} answers: " + ", ".join(f"{sum(row[name] for row in rows):.0f} {name}" for name in names)
+    return f"{len(rows)} answers: " + ", ".join(f"{sum(row.get(name, 0) for row in rows):.0f} {name}" for name in names)
+
+
+def with_earlier(folder: Path, results: dict[str, dict[str, Estimate]]) -> dict[str, dict[str, Estimate]]:
+    """The results beside those of the benchmarks that the run was asked for before."""
+    try:
+        earlier = read_results(folder)
+    except FileNotFoundError:
+        return results
+    return {label: earlier.get(label, {}) | results.get(label, {}) for label in dict.fromkeys((*earlier, *results))}
 
 
 @hydra.main(config_path="../../../conf/evaluation", config_name="eval", version_base=None)
@@ -146,10 +155,11 @@ def main(config: DictConfig) -> None:
         complete(config)
         check(config)
         results = evaluate(config)
+        folder = Path(config.out_dir) / config.run
+        results = with_earlier(folder, results)
     except (ConfigError, OmegaConfBaseException) as error:
         print_error(error)
         sys.exit(ExitStatus.REFUSED)
-    folder = Path(config.out_dir) / config.run
     write(folder, results)
     print(table.as_text(results))
     print(f"± standard error over problems. {faults(folder)}\n{folder}")

@@ -6,6 +6,7 @@ import math
 import sys
 from pathlib import Path
 
+from recipe.holderpo.config.errors import ConfigError
 from recipe.holderpo.evaluation import table
 from recipe.holderpo.evaluation.metrics import Estimate
 
@@ -15,16 +16,23 @@ def read_results(folder: Path) -> dict[str, dict[str, Estimate]]:
 
     Raises:
         FileNotFoundError: it has not finished.
+        ConfigError: the file is another one, or damaged.
     """
-    document = json.loads((folder / "results.json").read_text())
-    return {
-        label: {
-            name: Estimate(e["accuracy"], math.nan if e["standard_error"] is None else e["standard_error"])
-            for name, e in row.items()
-            if name != "average"
+    file = folder / "results.json"
+    try:
+        document = json.loads(file.read_text())
+        return {
+            label: {
+                name: Estimate(e["accuracy"], math.nan if e["standard_error"] is None else e["standard_error"])
+                for name, e in row.items()
+                if name != "average"
+            }
+            for label, row in document.items()
         }
-        for label, row in document.items()
-    }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"{file} is damaged ({type(error).__name__}: {error}); without it, it is written anew"
+        ) from None
 
 
 def main() -> None:
@@ -40,6 +48,10 @@ def main() -> None:
             rows = read_results(folder)
         except FileNotFoundError as error:
             sys.exit(f"error: {error.filename} does not exist; it is written when an evaluation has finished")
+        except NotADirectoryError:
+            sys.exit(f"error: {folder} is a file; allowed are folders of evaluations, such as outputs/eval/NAME")
+        except ConfigError as error:
+            sys.exit(f"error: {error}")
         for label, row in rows.items():
             results[label if label not in results else f"{folder.name}/{label}"] = row
     print(options.form(results))

@@ -1,6 +1,7 @@
 """Sampling answers with vLLM, stored after each chunk of problems, so that a stopped evaluation can be resumed."""
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +12,9 @@ from recipe.holderpo import atomic
 from recipe.holderpo.config.errors import ConfigError
 from recipe.holderpo.data.templates import prompt_ids
 from recipe.holderpo.seeds import request_seed
+
+NEEDED = {"index", "sample", "score"}
+"""Keys that an answer must have to count."""
 
 
 @dataclass(frozen=True)
@@ -36,21 +40,44 @@ def read_problems(path: Path) -> list[Problem]:
     """Problems of an eval_NAME.parquet that `recipe.holderpo.data` wrote.
 
     Raises:
-        ConfigError: there is no such file.
+        ConfigError: there is no such file, or another one.
     """
     import pyarrow.parquet
 
     if not path.exists():
         raise ConfigError(f"benchmarks names {path}, which does not exist; python -m recipe.holderpo.data makes it")
-    return [
-        Problem(
-            row["data_source"],
-            row["extra_info"]["index"],
-            row["prompt"][-1]["content"],
-            row["reward_model"]["ground_truth"],
-        )
-        for row in pyarrow.parquet.read_table(path).to_pylist()
-    ]
+    try:
+        return [
+            Problem(
+                row["data_source"],
+                row["extra_info"]["index"],
+                row["prompt"][-1]["content"],
+                row["reward_model"]["ground_truth"],
+            )
+            for row in pyarrow.parquet.read_table(path).to_pylist()
+        ]
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:  # ValueError: pyarrow's own are such
+        raise ConfigError(
+            f"benchmarks names {path}, which is not as python -m recipe.holderpo.data writes it: "
+            f"{type(error).__name__} {' '.join(str(error).split())[:200]}"
+        ) from None
+
+
+def read_answers(path: Path) -> list[dict[str, Any]]:
+    """The answers in a `generations/NAME.jsonl`; of damaged lines, a note on standard error. [] where there is no file."""
+    rows = []
+    for number, line in enumerate(atomic.complete_lines(path) if path.exists() else [], 1):
+        try:
+            row = json.loads(line)
+            if not NEEDED.issubset(row.keys()):
+                raise ValueError("keys are missing")
+        except (ValueError, AttributeError) as error:
+            print(
+                f"note: {path}, line {number} is damaged ({error}): its problem counts as not answered", file=sys.stderr
+            )
+        else:
+            rows.append(row)
+    return rows
 
 
 class Store:
@@ -59,9 +86,7 @@ class Store:
     def __init__(self, path: Path, n: int):
         """Keeps the problems in the file that have all of their n answers; the others are dropped, to be sampled again."""
         self.path = path
-        rows: list[dict[str, Any]] = []
-        if path.exists():
-            rows = [json.loads(line) for line in atomic.complete_lines(path)]
+        rows = read_answers(path)
         answers = Counter(row["index"] for row in rows)
         self.rows = [row for row in rows if answers[row["index"]] == n]
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,8 @@
 """The keys of conf/evaluation/eval.yaml, which documents them: types, bounds and checks."""
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -46,6 +48,9 @@ def check(config: DictConfig) -> None:
 
 
 def _misfits(config: DictConfig) -> Iterator[str]:
+    out = Path(config.out_dir).absolute()
+    if out not in Path(os.path.normpath(out / config.run)).parents:
+        yield f"run is {config.run!r}; allowed is the name of a folder inside out_dir ({out})"
     if config.temperature == 0 and config.n != 1:
         yield f"n is {config.n}; allowed with temperature=0 is 1: greedy answers are all the same"
     if config.template not in TEMPLATES:
