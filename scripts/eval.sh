@@ -4,7 +4,9 @@
 #   bash scripts/eval.sh hardware=cpu model=outputs/my-run ...      # with the CPU environment of scripts/setup.sh
 # PYTHON names another environment's interpreter.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+script=$(realpath "${BASH_SOURCE[0]}")
+cd "$(dirname "$script")/.."
+source scripts/help.sh "$script" "$@"
 for override in "$@"; do
     if [[ $override == hardware=cpu ]]; then
         exec "${PYTHON:-.venv/bin/python}" -m recipe.holderpo.evaluation "$@"

@@ -5,7 +5,9 @@
 #   bash scripts/run_alfworld.sh hardware=cpu                      # the small real run on a CPU; sets itself up first
 # PYTHON names the GPU environment's interpreter; docs/multi-node.md has several nodes.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+script=$(realpath "${BASH_SOURCE[0]}")
+cd "$(dirname "$script")/.."
+source scripts/help.sh "$script" "$@"
 export HOLDERPO_COMMAND="bash scripts/run_alfworld.sh ${*@Q}"  # for the line that says how to resume
 for override in "$@"; do
     if [[ $override == hardware=cpu ]]; then

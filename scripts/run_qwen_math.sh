@@ -5,6 +5,8 @@
 #   NNODES=2 NODE_RANK=0 HEAD_ADDR=10.0.0.1 bash scripts/run_qwen_math.sh trainer.n_gpus_per_node=8   # and rank 1 on the other
 # PYTHON names the environment's interpreter; docs/multi-node.md has the rest.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+script=$(realpath "${BASH_SOURCE[0]}")
+cd "$(dirname "$script")/.."
+source scripts/help.sh "$script" "$@"
 export HOLDERPO_COMMAND="bash scripts/run_qwen_math.sh ${*@Q}"  # for the line that says how to resume
 exec "${PYTHON:-python}" -m recipe.holderpo.launch hardware=gpu task=math model=qwen2.5_math_7b "$@"

@@ -17,6 +17,7 @@ from packaging.requirements import Requirement
 from recipe.holderpo.config.compose import compose_config
 from recipe.holderpo.config.cross_checks import data_files
 from recipe.holderpo.config.errors import ConfigError
+from recipe.holderpo.config.help import help_text, wants_help
 from recipe.holderpo.launch.cluster import port_error
 from recipe.holderpo.launch.settings import read_node
 from recipe.holderpo.report.text_table import text_table
@@ -170,6 +171,9 @@ def as_table(findings: Sequence[Finding]) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
+    if wants_help(arguments):
+        print(help_text(__doc__))
+        return 0
     try:
         config, node = compose_config(arguments), read_node(os.environ)
     except ConfigError as error:

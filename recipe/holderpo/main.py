@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from recipe.holderpo.config.checks import check_config, check_with_verl
 from recipe.holderpo.config.compose import register_resolvers, resolve, set_environment
 from recipe.holderpo.config.errors import ConfigError, print_error
+from recipe.holderpo.config.help import help_text, wants_help
 from recipe.holderpo.config.settings import uses_holder_loss
 from recipe.holderpo.fault_tolerance.checkpoint import Checkpoint
 from recipe.holderpo.fault_tolerance.collapse import Collapsed, NotFinite
@@ -167,4 +168,6 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    if wants_help(sys.argv[1:]):
+        sys.exit(print(help_text(__doc__)))
     main()

@@ -20,6 +20,7 @@ from rich.progress import Progress
 
 from recipe.holderpo import atomic
 from recipe.holderpo.config.errors import ConfigError, print_error
+from recipe.holderpo.config.help import wants_help
 from recipe.holderpo.data.templates import TEMPLATES
 from recipe.holderpo.evaluation import table
 from recipe.holderpo.evaluation.compare import read_results
@@ -166,4 +167,6 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    if wants_help(sys.argv[1:]):
+        sys.exit(print(__doc__.strip()))
     main()

@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 from recipe.holderpo.config.checks import check_config
 from recipe.holderpo.config.compose import compose_config, set_environment
 from recipe.holderpo.config.errors import ConfigError, print_error
+from recipe.holderpo.config.help import help_text, wants_help
 from recipe.holderpo.fault_tolerance.run_files import temporary_folder
 from recipe.holderpo.fault_tolerance.signals import (
     ExitStatus,
@@ -38,6 +39,9 @@ class RunFailed(Exception):
 
 
 def main(arguments: Sequence[str]) -> int:
+    if wants_help(arguments):
+        print(help_text(__doc__))
+        return 0
     os.environ.setdefault(COMMAND_VARIABLE, shlex.join(["python", "-m", "recipe.holderpo.launch", *arguments]))
     return exit_status(launch, arguments)
 

@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 
 from recipe.holderpo.config.compose import CONF, compose_config
 from recipe.holderpo.config.errors import ConfigError
+from recipe.holderpo.config.help import help_text, wants_help
 from recipe.holderpo.fault_tolerance.signals import ExitStatus
 from recipe.holderpo.launch.__main__ import RunFailed, checked, drive, exit_status, ray_head
 from recipe.holderpo.launch.settings import Node
@@ -120,6 +121,8 @@ def free_port(address: str) -> int:
 
 
 if __name__ == "__main__":
+    if wants_help(sys.argv[1:]):
+        sys.exit(print(help_text(__doc__)))
     os.environ.setdefault(
         COMMAND_VARIABLE, shlex.join(["python", "-m", "recipe.holderpo.launch.compare", *sys.argv[1:]])
     )
