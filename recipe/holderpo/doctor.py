@@ -7,19 +7,22 @@ import importlib.metadata
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import DictConfig
 from packaging.requirements import Requirement
 
-from recipe.holderpo.config.compose import compose_config
+from recipe.holderpo.config.checks import check_config, check_with_verl
+from recipe.holderpo.config.compose import compose_config, set_environment
 from recipe.holderpo.config.cross_checks import data_files
 from recipe.holderpo.config.errors import ConfigError
 from recipe.holderpo.config.help import help_text, wants_help
+from recipe.holderpo.fault_tolerance.resume import check_resume, find_checkpoint
 from recipe.holderpo.launch.cluster import port_error
 from recipe.holderpo.launch.settings import read_node
+from recipe.holderpo.main import check_inputs
 from recipe.holderpo.report.text_table import text_table
 
 MIN_DISK_GB, MIN_SHM_GB = 20, 1
@@ -145,8 +148,28 @@ def _netrc() -> str:
         return ""
 
 
+def check_values(config: DictConfig) -> list[Finding]:
+    """The checks that the command itself makes before Ray starts; as there, the first that finds something is the last."""
+    files = [*data_files(config, "data.train_files"), *data_files(config, "data.val_files")]
+    there = all(file is not None and Path(file).expanduser().exists() for file in files)
+    checks: list[Callable[[DictConfig], None]] = [
+        check_config,
+        lambda config: check_resume(config, find_checkpoint(config)),
+        check_with_verl,
+        *([check_inputs] if there else []),  # else the command makes them, or check_config has named them
+    ]
+    set_environment(config)
+    for check in checks:
+        try:
+            check(config)
+        except ConfigError as error:
+            return [Finding("value", line, "docs/configuration.md") for line in error.lines]
+    return [Finding("values", "all are allowed")]
+
+
 def examine(config: DictConfig, port: int) -> list[Finding]:
     return [
+        *check_values(config),
         check_python(),
         *check_versions("cpu" if config.trainer.device == "cpu" else "gpu"),
         check_plugin(),

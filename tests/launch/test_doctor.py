@@ -13,6 +13,11 @@ from recipe.holderpo.config.compose import compose_config
 CPU = ("run_dir=never-made",)
 
 
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VERL_PLATFORM", "cpu")  # as the command sets it, and put back
+
+
 def test_this_environment_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
     assert doctor.main(CPU) == 0
     out = capsys.readouterr().out
@@ -92,3 +97,25 @@ def test_an_unregistered_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
     assert doctor.check_plugin().fix is None
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: ())
     assert doctor.check_plugin().fix == "pip install -e ."
+
+
+def test_the_commands_own_checks_are_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wrong = ["holder.p_start=many", "actor_rollout_ref.rollout.temperature=-1"]
+    assert doctor.main([*CPU, *wrong]) == 1
+    out = capsys.readouterr().out
+    for override in wrong:
+        key, value = override.split("=")
+        assert any(
+            line.startswith("FAIL  value") and f"{key} is" in line and value in line for line in out.splitlines()
+        )
+    assert "2 failed" in out
+    assert doctor.main([*CPU, "algorithm.adv_estimator=unknown"]) == 1  # what only verl's own registries tell
+    assert "algorithm.adv_estimator is 'unknown'; allowed are" in capsys.readouterr().out
+    (tmp_path / "train.parquet").write_text("no parquet")
+    files = [
+        f"data.train_files={tmp_path}/train.parquet",
+        f"data.val_files={tmp_path}/train.parquet",
+        "embedded_data=null",
+    ]
+    assert doctor.main([*CPU, *files]) == 1
+    assert "train.parquet" in capsys.readouterr().out

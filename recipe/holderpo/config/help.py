@@ -1,6 +1,7 @@
 """`--help` of the commands that take Hydra overrides: what the command does, and which groups there are."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from recipe.holderpo.config.compose import CONF
 from recipe.holderpo.tasks.registry import config_folders
@@ -29,10 +30,10 @@ def help_text(what: str) -> str:
 
 def groups() -> dict[str, list[str]]:
     """Group -> its names, sorted; files that begin with _ are parts of others."""
-    folders = [CONF, *(folder.removeprefix("file://") for folder in config_folders())]
+    folders = [CONF, *(Path(folder.removeprefix("file://")) for folder in config_folders())]
     found: dict[str, set[str]] = {}
     for folder in folders:
-        for file in CONF.joinpath(folder).glob("*/[!_]*.yaml"):
+        for file in folder.glob("*/[!_]*.yaml"):
             found.setdefault(file.parent.name, set()).add(file.stem)
     found.pop("evaluation", None)  # a config of its own
     return {group: sorted(names) for group, names in sorted(found.items())}
