@@ -168,7 +168,7 @@ def free_disk(run: Run) -> Blow:
 
 FAULTS = [
     Fault("driver killed", partial(kill, None)),
-    Fault("trainer killed", partial(kill, "HolderTaskRunner")),
+    Fault("trainer killed", partial(kill, "TaskRunnerV1")),
     Fault("actor worker killed", partial(kill, "ray::WorkerDict")),
     Fault("vLLM server killed", partial(kill, "ray::vLLMHttpServer")),
     Fault("vLLM engine killed", partial(kill, "VLLM::EngineCore")),
@@ -177,12 +177,12 @@ FAULTS = [
     Fault("load balancer killed", partial(kill, "ray::GlobalRequestLoadBalancer")),
     Fault("transfer queue killed", partial(kill, "ray::SimpleStorageUnit")),
     Fault("transfer queue's controller killed", partial(kill, "ray::TransferQueueController")),
-    Fault("process to fork from killed", partial(kill, "startup.fork_server")),
+    Fault("process to fork from killed", partial(kill, "holderpo: fork server")),
     Fault("Ray node killed", partial(kill, "raylet/raylet")),
     Fault("second of two Ray nodes killed", kill_second_node, nodes=2),
     Fault("Ray's GCS killed", partial(kill, "gcs/gcs_server")),
     Fault("driver killed while saving", partial(kill, None), saving=True),
-    Fault("trainer killed while saving", partial(kill, "HolderTaskRunner"), saving=True),
+    Fault("trainer killed while saving", partial(kill, "TaskRunnerV1"), saving=True),
     Fault("actor worker killed while saving", partial(kill, "ray::WorkerDict"), saving=True),
     Fault("disk full while saving", free_disk, prefix=small_disk, statuses=(0,)),
     Fault("checkpoint truncated", damage=truncate, statuses=(0,)),

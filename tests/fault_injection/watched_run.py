@@ -197,7 +197,7 @@ class Run:
             memory &= unused()
         found = [f"process {title}" for title in alive]
         found += [f"/dev/shm/{name} {self.semaphores.get(name, '')}".rstrip() for name in sorted(memory)]
-        found += [str(path) for path in self.base.iterdir()]
+        found += [str(path) for path in self.base.iterdir()] if self.base.exists() else []  # `end` deletes it
         found += [f"{folder.name} without manifest" for folder in self.checkpoints() if not committed(folder)]
         return found + [name for name in ("stop",) if (self.run_dir / name).exists()]
 

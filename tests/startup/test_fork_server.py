@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -29,8 +30,8 @@ print(json.dumps({
 """
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[ForkServer]:
+@contextmanager
+def small_server() -> Iterator[ForkServer]:
     """A server of two small modules that nothing else imports, quickly there."""
     with pytest.MonkeyPatch.context() as patch:
         start = (
@@ -41,6 +42,12 @@ def server() -> Iterator[ForkServer]:
         with ForkServer() as started:
             wait_until(lambda: (started.folder / "socket").exists())
             yield started
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ForkServer]:
+    with small_server() as started:
+        yield started
 
 
 def wait_until(true: Callable[[], bool]) -> None:
@@ -133,6 +140,16 @@ def test_a_spawned_process_does_not_outlive_the_one_that_stands_for_it(server: F
     wait_until(lambda: not forked.is_running())
 
 
+def test_nor_the_server_whose_end_would_be_taken_for_its_own() -> None:
+    with small_server() as server:
+        process = start(server, "import os, time; print(os.getpid(), flush=True); time.sleep(600)")
+        assert process.stdout is not None
+        forked = psutil.Process(int(process.stdout.readline()))
+        server.process.kill()
+        assert process.wait() == -signal.SIGKILL
+        wait_until(lambda: not forked.is_running())
+
+
 def test_multiprocessing_spawns_through_the_server(server: ForkServer, tmp_path: Path) -> None:
     script = tmp_path / "default_worker.py"
     script.write_text(
@@ -195,3 +212,19 @@ def test_a_server_serves_one_node_and_ends_with_its_driver(tmp_path: Path) -> No
     driver.kill()
     driver.wait()
     wait_until(lambda: not ended.is_running())
+
+
+def test_a_server_that_ended_by_itself_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ForkServer, "COMMAND", (sys.executable, "-c", "import no_such_module"))
+    with ForkServer() as server:
+        server.process.wait()
+    said = capsys.readouterr().err
+    assert said.startswith(
+        "note: the process to fork from ended by itself (status 1: ModuleNotFoundError: No module named"
+    )
+    monkeypatch.setattr(ForkServer, "COMMAND", (sys.executable, "-c", "import sys; sys.stdin.read()"))
+    with ForkServer():
+        pass
+    assert capsys.readouterr().err == "", "it was ended from here"

@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import setproctitle
 import torch
 from tqdm.std import tqdm
 
@@ -152,6 +153,10 @@ class Server:
         if self.node is None and node is not None:
             set_environment(request.environment)
             import_all(WITH_RAY)
+            if (ray := sys.modules.get("ray._raylet")) is not None:
+                # There is room for one copy of setproctitle's code, and Ray has its own; vLLM uses the package's.
+                setproctitle.setproctitle = ray.setproctitle
+                setproctitle.setproctitle("holderpo: fork server")
             gc.freeze()  # else a forked process copies what it only looks at
             self.node = node
         return node == self.node

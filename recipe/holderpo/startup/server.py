@@ -54,6 +54,13 @@ class ForkServer:
             )
 
     def _end(self) -> None:
+        status = self.process.poll()
+        if status is not None:
+            said = ((self.folder / "log").read_text(errors="replace").strip() or "no word").splitlines()[-1]
+            note = (
+                f"the process to fork from ended by itself (status {status}: {said}); workers were started one by one"
+            )
+            print(f"note: {note}", file=sys.stderr, flush=True)
         self.process.kill()
         self.process.wait()
         shutil.rmtree(self.folder)
