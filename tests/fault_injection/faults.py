@@ -4,8 +4,8 @@
     PYTHONPATH=tests .venv/bin/python -m fault_injection.faults --times 3 --only "driver killed" "SIGTERM"
     PYTHONPATH=tests .venv/bin/python -m fault_injection.faults --list
 
-Every trial begins with a copy of an undisturbed, deterministic run as it was after step 2 of 6 (a checkpoint every second
-step), and has survived if it comes to step 6 with the undisturbed run's metrics. Work lost is the steps that were recorded
+Every trial begins with a copy of an undisturbed, deterministic run as it was after step 2 of 8 (a checkpoint every second
+step), and has survived if it comes to step 8 with the undisturbed run's metrics. Work lost is the steps that were recorded
 and had to be trained again. Left over is what is there a minute after the command has ended and was not before: processes,
 shared memory, temporary files, requests and halves of checkpoints in the run's folder.
 """
@@ -32,7 +32,7 @@ from fault_injection.watched_run import OTHER, Run, TwoNodeRun, copied, differen
 from recipe.holderpo.fault_tolerance.checkpoint import MANIFEST
 from recipe.holderpo.report.record import read_metrics
 
-STEPS, SAVE_EVERY, BEGIN = 6, 2, 2
+STEPS, SAVE_EVERY, BEGIN = 8, 2, 2
 SETTINGS = (
     f"trainer.total_training_steps={STEPS}",
     f"trainer.save_freq={SAVE_EVERY}",
@@ -213,7 +213,8 @@ def strike_at_random(run: Run, fault: Fault, rng: random.Random, step_s: float) 
     """Do it at a random moment of a random step, or of its save, unless the command ends before."""
     assert fault.aim is not None
     first = fault.saving or fault.prefix
-    step = BEGIN + 1 if first else rng.randrange(BEGIN + 1, STEPS - 1)
+    # Two steps before the last: a step may be over before it is seen to be.
+    step = BEGIN + 1 if first else rng.randrange(BEGIN + 1, STEPS - 2)
     if not run.wait_until(lambda: run.last_step() >= step):
         return
     if fault.saving:
