@@ -17,30 +17,22 @@ from pathlib import Path
 from statistics import median
 
 import psutil
-from fault_injection.smallest_run import smallest_run
+from fault_injection.smallest_run import smallest_run, verls_own_command
 from fault_injection.watched_run import ROOT, environment
-from omegaconf import OmegaConf
 
-from recipe.holderpo.config.compose import compose_config
 from recipe.holderpo.report.record import METRICS_FILE
 
 ONE_STEP = ["algo=grpo", "trainer.total_training_steps=1"]
 
 
-def commands(overrides: Sequence[str], folder: Path) -> dict[str, tuple[list[str], Path]]:
-    """Each command, and the file that has the first step's metrics."""
-    found = {}
+def commands(overrides: Sequence[str], folder: Path) -> dict[str, tuple[list[str], dict[str, str], Path]]:
+    """Each command, its environment variables, and the file that has the first step's metrics."""
+    found: dict[str, tuple[list[str], dict[str, str], Path]] = {}
     for value in ("true", "false"):
         run_dir = folder / value
         command = ["recipe.holderpo.main", *overrides, f"fork_workers={value}", f"run_dir={run_dir}"]
-        found[f"fork_workers={value}"] = command, run_dir / METRICS_FILE
-    OmegaConf.save(compose_config([*overrides, f"run_dir={folder}/verl"]), folder / "config.yaml")
-    own = [
-        "verl.trainer.main_ppo", f"--config-path={folder}", "--config-name=config", "trainer.logger=[file]",
-        "actor_rollout_ref.rollout.agent.default_agent_loop=single_turn_agent", "trainer.rollout_data_dir=null",
-        "trainer.resume_mode=disable", f"hydra.run.dir={folder}/hydra",
-    ]  # fmt: skip
-    return found | {"verl's main_ppo": (own, folder / "log.jsonl")}
+        found[f"fork_workers={value}"] = command, {}, run_dir / METRICS_FILE
+    return found | {"verl's main_ppo": (*verls_own_command(overrides, folder), folder / "log.jsonl")}
 
 
 def processor_seconds() -> float:
@@ -48,17 +40,12 @@ def processor_seconds() -> float:
     return float(times.user + times.system + times.nice)
 
 
-def measure(arguments: Sequence[str], metrics: Path, folder: Path) -> tuple[float, float]:
+def measure(arguments: Sequence[str], variables: dict[str, str], metrics: Path, folder: Path) -> tuple[float, float]:
     """Seconds, and processor seconds, until the file has a line; the command is waited for.
 
     Raises:
         RuntimeError: it ended without one.
     """
-    variables = {
-        "VERL_PLATFORM": "cpu",
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VERL_FILE_LOGGER_PATH": str(folder / "log.jsonl"),
-    }
     base = Path(tempfile.mkdtemp(prefix="r", dir="/tmp"))
     began, used = time.monotonic(), processor_seconds()
     with (folder / "output").open("wb") as output:
@@ -86,8 +73,8 @@ def main() -> None:
     measured: dict[str, list[tuple[float, float]]] = {}
     for number in range(rounds + 1):  # the first one warms the disk's cache and torch.compile's
         folder = Path(tempfile.mkdtemp())
-        for name, (arguments, metrics) in commands(overrides, folder).items():
-            seconds = measure(arguments, metrics, folder)
+        for name, (arguments, variables, metrics) in commands(overrides, folder).items():
+            seconds = measure(arguments, variables, metrics, folder)
             print(f"round {number}, {name}: {seconds[0]:.1f} s, {seconds[1]:.1f} processor seconds", flush=True)
             if number:
                 measured.setdefault(name, []).append(seconds)

@@ -1,7 +1,11 @@
 """The smallest run of the real stack: an untrained model of some ten thousand parameters on arithmetic."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from omegaconf import OmegaConf
+
+from recipe.holderpo.config.compose import compose_config
 from recipe.holderpo.embedded.tiny_model import TinyModelConfig, build_model, build_tokenizer, save_model
 from recipe.holderpo.tasks.arithmetic.problems import ensure_data
 
@@ -33,3 +37,20 @@ def smallest_run(folder: Path) -> list[str]:
         "trainer.test_freq=-1",
         "trainer.save_freq=-1",
     ]
+
+
+def verls_own_command(overrides: Sequence[str], folder: Path) -> tuple[list[str], dict[str, str]]:
+    """Arguments of `python -m` for verl's own main with these settings, and its environment variables. Its metrics go to
+    folder/log.jsonl."""
+    OmegaConf.save(compose_config([*overrides, f"run_dir={folder}/run"]), folder / "config.yaml")
+    arguments = [
+        "verl.trainer.main_ppo", f"--config-path={folder}", "--config-name=config", "trainer.logger=[file]",
+        "actor_rollout_ref.rollout.agent.default_agent_loop=single_turn_agent", "trainer.rollout_data_dir=null",
+        "trainer.resume_mode=disable", f"hydra.run.dir={folder}/hydra",
+    ]  # fmt: skip
+    variables = {
+        "VERL_PLATFORM": "cpu",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VERL_FILE_LOGGER_PATH": str(folder / "log.jsonl"),
+    }
+    return arguments, variables

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from recipe.holderpo.startup.interpreter import ask
 from recipe.holderpo.startup.server import ADDRESS, INTERPRETER, ForkServer
 
 SPAWNED = "from multiprocessing.spawn import spawn_main; "
@@ -150,6 +152,29 @@ def test_nor_the_server_whose_end_would_be_taken_for_its_own() -> None:
         wait_until(lambda: not forked.is_running())
 
 
+@pytest.mark.parametrize("wait", [True, False])
+def test_one_that_asks_and_goes_before_its_answer_costs_the_server_nothing(wait: bool) -> None:
+    with small_server() as server:
+        server.process.send_signal(signal.SIGSTOP)  # as it is while it imports what needs Ray
+        with patched_environment(on_node(server)), socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as asking:
+            asking.connect(str(server.folder / "socket"))
+            ask(asking, ["-c", SPAWNED + "import time; time.sleep(600)"], wait)
+        server.process.send_signal(signal.SIGCONT)
+        assert start(server, "import sys; sys.exit(7)").wait() == 7
+        left = psutil.Process(server.process.pid).children()
+        for process in left:
+            process.kill() if not wait else wait_until(lambda: not process.is_running())  # noqa: B023
+        assert server.process.poll() is None
+
+
+@contextmanager
+def patched_environment(variables: dict[str, str]) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        yield
+
+
 def test_multiprocessing_spawns_through_the_server(server: ForkServer, tmp_path: Path) -> None:
     script = tmp_path / "default_worker.py"
     script.write_text(
@@ -188,7 +213,8 @@ def test_other_nodes_other_commands_and_a_server_that_is_gone_get_a_new_python(
     script.write_text("import sys\nprint('wave' in sys.modules)\n")
     python, code = server.folder / "python", "import sys; print('wave' in sys.modules, sys.argv)"
     assert run(python, str(script), env=os.environ | on_node(server)).stdout == "True\n"
-    assert run(python, str(script), env=os.environ | on_node(server, "2")).stdout == "False\n"
+    other = run(python, str(script), env=os.environ | on_node(server, "2"))
+    assert other.stdout == "False\n" and "forks nothing for this node" in other.stderr
     assert run(python, "-c", code, "x", env=os.environ | on_node(server)).stdout == "False ['-c', 'x']\n"
     alone = run(python, str(script))
     assert alone.stdout == "False\n" and alone.stderr == ""

@@ -87,7 +87,10 @@ def import_all(modules: Sequence[str]) -> None:
 
 def receive(connection: socket.socket) -> Request | None:
     """None: the other side has gone."""
-    message, received, *_ = socket.recv_fds(connection, 16, 253)
+    try:
+        message, received, *_ = socket.recv_fds(connection, 16, 253)
+    except ConnectionError:
+        return None
     if not message:
         return None
     with open(received[0], "rb") as file:
@@ -122,7 +125,9 @@ class Server:
         if connection.fileno() < 0:  # closed since the events were asked for
             return None
         if connection in self.pids:
-            signals = connection.recv(16)
+            signals = b""
+            with contextlib.suppress(ConnectionError):  # gone, with an answer unread
+                signals = connection.recv(16)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pids[connection], int(signals or signal.SIGKILL))
             if not signals:
@@ -139,7 +144,8 @@ class Server:
             self.leave()
             return request
         request.close()
-        connection.send(b"forked")
+        with contextlib.suppress(ConnectionError):  # gone meanwhile; what waits no longer is heard of next
+            connection.send(b"forked")
         if request.wait:
             self.pids[connection] = pid
         else:
@@ -166,7 +172,7 @@ class Server:
         os.close(end)
         _, status = os.waitpid(pid, 0)
         if connection in self.pids:
-            with contextlib.suppress(BrokenPipeError):  # it has gone at the same moment
+            with contextlib.suppress(ConnectionError):  # it has gone at the same moment
                 connection.send(str(os.waitstatus_to_exitcode(status)).encode())
             self.forget(connection)
 

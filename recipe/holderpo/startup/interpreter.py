@@ -12,13 +12,14 @@ import signal
 import socket
 import sys
 from types import FrameType
+from typing import NoReturn
 
 SPAWNED = "from multiprocessing.spawn import"
 
 
 def main() -> None:
     address, arguments = os.environ.get("HOLDERPO_FORK_SERVER"), sys.argv[1:]
-    is_worker = os.path.basename(arguments[0]) == "default_worker.py"
+    is_worker = any(os.path.basename(argument) == "default_worker.py" for argument in arguments[:1])
     is_spawned = any(argument.startswith(SPAWNED) for argument in arguments)
     if address and (is_worker or is_spawned):
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
@@ -33,6 +34,7 @@ def main() -> None:
                     return
                 if forked:
                     wait(server)
+                print(f"holderpo: {address} forks nothing for this node; starting Python", file=sys.stderr)
     os.execv(sys.executable, [sys.executable, *arguments])
 
 
@@ -62,7 +64,7 @@ def is_open(fd: int) -> bool:
     return True
 
 
-def wait(server: socket.socket) -> None:
+def wait(server: socket.socket) -> NoReturn:
     """End as the forked process ends, and pass on what asks this one to end. (SIGKILL closes the socket, which tells.)"""
 
     def pass_on(number: int, _: FrameType | None) -> None:
