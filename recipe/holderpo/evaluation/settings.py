@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import Field
 
 from recipe.holderpo.config.errors import ConfigError
+from recipe.holderpo.config.settings import GradingSettings
 from recipe.holderpo.config.values import Settings, wrong_settings
 from recipe.holderpo.data.templates import TEMPLATES
 
@@ -42,6 +43,10 @@ def check(config: DictConfig) -> None:
     values = OmegaConf.to_container(config, resolve=True)
     assert isinstance(values, dict)
     lines = wrong_settings("", {str(key): value for key, value in values.items()}, EvaluationSettings)
+    if isinstance(values["grading"], dict):
+        lines += wrong_settings(
+            "grading", {str(key): value for key, value in values["grading"].items()}, GradingSettings
+        )
     lines = lines or [*_misfits(config)]
     if lines:
         raise ConfigError(*lines)

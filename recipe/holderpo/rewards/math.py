@@ -10,8 +10,8 @@ from typing import Any
 
 from recipe.holderpo.rewards.grading.answers import MAX_ANSWER_CHARS, acceptable_answers, extract_answer
 from recipe.holderpo.rewards.grading.client import Verdict, shared_grader
+from recipe.holderpo.rewards.grading.conventions import Rule, rule_for
 from recipe.holderpo.rewards.grading.decision import Ask, Decision, any_of, decide, questions
-from recipe.holderpo.rewards.grading.judge import judge
 
 FAULTS = ("truncated", "no_answer", "timeout", "crash", "unreadable")
 
@@ -25,6 +25,7 @@ def compute_score(
     workers: int = 2,
     timeout: float = 5.0,
     memory_mb: int = 2048,
+    conventions: bool = True,
 ) -> dict[str, float]:
     """Grade one response.
 
@@ -33,7 +34,8 @@ def compute_score(
     (recipe.holderpo.rewards.grading), which is killed when it exceeds `timeout`; that costs this answer alone.
 
     Args:
-        data_source: not used; part of verl's signature.
+        data_source: the benchmark, whose conventions count (recipe.holderpo.rewards.grading.conventions); any other name
+            has none.
         solution_str: the response's text.
         ground_truth: the right answer, as text or a number; a sequence, or a JSON array of strings, if several are.
         extra_info: `extra_info["truncated"]` true marks a response cut off at the length limit: score 0.
@@ -41,6 +43,7 @@ def compute_score(
         timeout: seconds of CPU time for one comparison, or seconds in which its process sleeps or is stopped. Waiting for a
             CPU is not counted: a busy machine loses no answer.
         memory_mb: address space of a grading process, MiB, at least 1024.
+        conventions: false has every data source judged alike.
 
     Returns:
         `score` and `acc`, 1 or 0; and 1 in at most one of `truncated`, `no_answer` (none found), `timeout`, `crash`
@@ -50,7 +53,7 @@ def compute_score(
         RuntimeError: no grading process can be started.
         ValueError: `workers`, `timeout` or `memory_mb` is out of its bounds.
     """
-    decided = _decide(solution_str, ground_truth, extra_info)
+    decided = _decide(rule_for(data_source, conventions), solution_str, ground_truth, extra_info)
     if isinstance(decided, dict):
         return decided
     asked = _submit(decided, workers, timeout, memory_mb)
@@ -58,10 +61,16 @@ def compute_score(
 
 
 async def compute_score_async(
-    data_source: str, solution_str: str, ground_truth: Any, extra_info: dict[str, Any] | None = None, **limits: Any
+    data_source: str,
+    solution_str: str,
+    ground_truth: Any,
+    extra_info: dict[str, Any] | None = None,
+    *,
+    conventions: bool = True,
+    **limits: Any,
 ) -> dict[str, float]:
     """`compute_score`, limits included, without a thread that waits for each answer: a slow one holds up no other."""
-    decided = _decide(solution_str, ground_truth, extra_info)
+    decided = _decide(rule_for(data_source, conventions), solution_str, ground_truth, extra_info)
     if isinstance(decided, dict):
         return decided
     asked = _submit(decided, **limits)
@@ -69,7 +78,9 @@ async def compute_score_async(
     return _score(decided, dict(zip(asked, verdicts, strict=True)))
 
 
-def _decide(solution: str, ground_truth: Any, extra_info: dict[str, Any] | None) -> dict[str, float] | Decision:
+def _decide(
+    rule: Rule, solution: str, ground_truth: Any, extra_info: dict[str, Any] | None
+) -> dict[str, float] | Decision:
     """The score where no grading process is needed; else the decision that has questions for one."""
     if extra_info and extra_info.get("truncated"):
         return _scores(fault="truncated")
@@ -78,7 +89,7 @@ def _decide(solution: str, ground_truth: Any, extra_info: dict[str, Any] | None)
         return _scores(fault="no_answer")
     if len(answer) > MAX_ANSWER_CHARS:
         return _scores(fault="unreadable")
-    decision = any_of([judge(answer, truth) for truth in acceptable_answers(ground_truth)])
+    decision = any_of([rule(answer, truth) for truth in acceptable_answers(ground_truth)])
     return _scores(decision) if isinstance(decision, bool) else decision
 
 

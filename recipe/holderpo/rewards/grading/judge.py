@@ -222,7 +222,7 @@ def _quantities(given: str, true: str) -> Decision:
     (value, unit), (true_value, true_unit) = split_unit(given), split_unit(true)
     if words(value) or words(true_value):
         return False  # text that is neither a unit nor taken for one
-    factors = _factors(unit, true_unit)
+    factors = unit_factors(unit, true_unit)
     if factors is None or (true_unit == r"\degree" and unit == "" and r"\pi" in value):
         return _angles(value, unit, true_value, true_unit)
     based, true_based = _BASE.fullmatch(value), _BASE.fullmatch(true_value)
@@ -234,7 +234,12 @@ def _quantities(given: str, true: str) -> Decision:
     return any_of([_ask(value if factor == 1 else f"({value})\\cdot({factor})", true_value) for factor in factors])
 
 
-def _factors(unit: str, true_unit: str) -> list[Fraction] | None:
+def quantity(answer: str) -> tuple[str, str]:
+    """An answer, as it was written, as (value, unit), without the name before it: `x = 5 \\text{ cm}` is ("5", "cm")."""
+    return split_unit(strip_parentheses(split_top(clean(answer), _EQUALS)[-1]))
+
+
+def unit_factors(unit: str, true_unit: str) -> list[Fraction] | None:
     """What the answer's value may be multiplied with to be in the truth's unit; None if they measure different things."""
     if unit == true_unit:
         return [Fraction(1)]
