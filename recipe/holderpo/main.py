@@ -16,7 +16,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from recipe.holderpo.config.checks import check_config, check_with_verl
+from recipe.holderpo.config.checks import check_cluster, check_config, check_with_verl
 from recipe.holderpo.config.compose import register_resolvers, resolve, set_environment
 from recipe.holderpo.config.errors import ConfigError, print_error
 from recipe.holderpo.config.help import help_text, wants_help
@@ -44,6 +44,7 @@ def run(config: DictConfig) -> None:
     config = resolve(config)
     set_environment(config)
     check_config(config)
+    check_cluster(config)
     run_dir = Path(config.run_dir)
     with ExitStack() as held:
         if run_dir.exists():

@@ -37,6 +37,7 @@ def config(files: Path | list[str], model: Path | None = None, **data: Any) -> D
             "actor_rollout_ref": {
                 "model": {"path": str(model), "trust_remote_code": False, "custom_chat_template": None}
             },
+            "reward": {"custom_reward_function": {"path": "mine.py"}, "reward_manager": {"source": "register"}},
         }
     )  # fmt: skip
 
@@ -219,3 +220,17 @@ def _refused(check: Callable[[], None], *expected: str) -> None:
         check()
     message = str(refused.value)
     assert "\n" not in message and [part for part in expected if part not in message] == [], message
+
+
+def test_without_a_reward_function_verls_own_must_know_the_data_source(tmp_path: Path) -> None:
+    unknown = config(write(tmp_path / "sums.parquet", ROWS))
+    unknown.reward.custom_reward_function.path = None
+    _refused(
+        lambda: check_data(unknown),
+        "reward.custom_reward_function.path is null",
+        "'sums' of data.train_files",
+        "sums.parquet",
+    )
+    known = config(write(tmp_path / "gsm8k.parquet", [r | {"data_source": "openai/gsm8k"} for r in ROWS]))
+    known.reward.custom_reward_function.path = None
+    check_data(known)

@@ -1,80 +1,23 @@
 """Everything that can be found wrong with a config before Ray starts, all of it at once."""
 
+import inspect
 import io
+import os
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
-from typing import Any, Literal
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from recipe.holderpo.config.cross_checks import CROSS_CHECKS
 from recipe.holderpo.config.errors import ConfigError
 from recipe.holderpo.config.settings import GuardSettings, HolderSettings, RunSettings, uses_holder_loss
-from recipe.holderpo.config.values import Settings, integer, number, wrong_settings, wrong_value
+from recipe.holderpo.config.values import Settings, wrong_settings, wrong_value
+from recipe.holderpo.config.verl_keys import VERL_KEYS
+from recipe.holderpo.config.verl_schema import wrong_by_verl
 from recipe.holderpo.tasks.registry import embedded_data, embedded_models, load, tasks_of
 
-_ACTOR, _ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
-
-# verl's keys that a HölderPO run depends on, and that verl would accept, ignore or find wrong only later.
-VERL_KEYS: dict[str, Any] = {
-    "algorithm.gamma": number(0, 1),
-    "algorithm.lam": number(0, 1),
-    "algorithm.norm_adv_by_std_in_grpo": bool,
-    "algorithm.use_kl_in_reward": bool,
-    "data.shuffle": bool,
-    "data.train_files": str | list[str] | None,
-    "data.val_files": str | list[str] | None,
-    "data.train_batch_size": integer(1, 10**7),
-    "data.max_prompt_length": integer(1, 10**7),
-    "data.max_response_length": integer(1, 10**7),
-    "data.val_batch_size": integer(1, 10**7) | None,
-    f"{_ACTOR}.clip_ratio_low": number(0, 0.999999),  # 1 would let the ratio fall to 0: no clip at all
-    f"{_ACTOR}.clip_ratio_high": number(0, 100),
-    f"{_ACTOR}.checkpoint.save_contents": list[str],
-    f"{_ACTOR}.entropy_coeff": number(-1, 1),
-    f"{_ACTOR}.grad_clip": number(1e-9, 1e9),
-    f"{_ACTOR}.kl_loss_coef": number(0, 100),
-    f"{_ACTOR}.optim.lr": number(1e-12, 1),
-    f"{_ACTOR}.ppo_epochs": integer(1, 100),
-    f"{_ACTOR}.ppo_mini_batch_size": integer(1, 10**7),
-    f"{_ACTOR}.ppo_micro_batch_size_per_gpu": integer(1, 10**7) | None,
-    f"{_ACTOR}.ulysses_sequence_parallel_size": integer(1, 1024) | None,
-    f"{_ROLLOUT}.checkpoint_engine": dict[str, Any],
-    f"{_ROLLOUT}.dtype": Literal["bfloat16", "float16", "float32", "auto", "half", "float"],
-    f"{_ROLLOUT}.enforce_eager": bool,
-    f"{_ROLLOUT}.gpu_memory_utilization": number(0.01, 1),
-    f"{_ROLLOUT}.log_prob_micro_batch_size_per_gpu": integer(1, 10**7) | None,
-    f"{_ROLLOUT}.max_model_len": integer(1, 10**8) | None,
-    f"{_ROLLOUT}.max_num_batched_tokens": integer(1, 10**8),
-    f"{_ROLLOUT}.max_num_seqs": integer(1, 10**6),
-    f"{_ROLLOUT}.mode": Literal["async"],
-    f"{_ROLLOUT}.n": integer(1, 4096),
-    f"{_ROLLOUT}.temperature": number(0.01, 10),
-    f"{_ROLLOUT}.tensor_model_parallel_size": integer(1, 1024),
-    f"{_ROLLOUT}.top_k": integer(-1, 10**7),
-    f"{_ROLLOUT}.top_p": number(1e-6, 1),
-    f"{_ROLLOUT}.val_kwargs.n": integer(1, 4096),
-    f"{_ROLLOUT}.val_kwargs.temperature": number(0, 10),
-    f"{_ROLLOUT}.val_kwargs.top_k": integer(-1, 10**7),
-    f"{_ROLLOUT}.val_kwargs.top_p": number(1e-6, 1),
-    "ray_kwargs.ray_init": dict[str, Any],
-    "reward.num_workers": integer(1, 10**4),
-    "trainer.device": Literal["cpu", "cuda", "npu"],
-    "trainer.experiment_name": str,
-    "trainer.logger": str | list[str],
-    "trainer.n_gpus_per_node": integer(1, 64),
-    "trainer.nnodes": integer(1, 10**5),
-    "trainer.project_name": str,
-    "trainer.resume_mode": Literal["auto", "disable", "resume_path"],
-    "trainer.save_freq": integer(-1, 10**9),
-    "trainer.test_freq": integer(-1, 10**9),
-    "trainer.total_epochs": integer(1, 10**9),
-    "trainer.total_training_steps": integer(1, 10**9),
-    "trainer.use_v1": Literal[True],
-    "trainer.val_before_train": bool,
-    "trainer.v1.separate_async.parameter_sync_step": integer(1, 10**6),
-    "trainer.v1.trainer_mode": Literal["sync", "colocate_async", "separate_async"],
-}
+CPUS_OF_A_WORKER = 3  # verl's RayResourcePool
 # Groups of verl's keys that the checks below read from.
 GROUPS = (
     "algorithm",
@@ -85,11 +28,14 @@ GROUPS = (
     "actor_rollout_ref.model",
     "ray_kwargs",
     "reward",
-    _ACTOR,
-    f"{_ACTOR}.policy_loss",
-    f"{_ACTOR}.checkpoint",
-    _ROLLOUT,
-    f"{_ROLLOUT}.val_kwargs",
+    "reward.custom_reward_function",
+    "reward.reward_manager",
+    "reward.reward_manager.module",
+    "actor_rollout_ref.actor",
+    "actor_rollout_ref.actor.policy_loss",
+    "actor_rollout_ref.actor.checkpoint",
+    "actor_rollout_ref.rollout",
+    "actor_rollout_ref.rollout.val_kwargs",
 )
 
 
@@ -116,6 +62,38 @@ def check_config(config: DictConfig) -> None:
             lines += load(task.check)(config)
     if lines:
         raise ConfigError(*dict.fromkeys(lines))
+
+
+def check_cluster(config: DictConfig) -> None:
+    """A Ray of this run's own has one node, with room for what verl reserves, or verl would wait for ever.
+
+    The launcher, which makes a cluster of several nodes, gives its address.
+
+    Raises:
+        ConfigError: with a line for each.
+    """
+    ray_init, workers = config.ray_kwargs.ray_init, config.trainer.n_gpus_per_node
+    if ray_init.get("address") != "local":
+        return
+    lines = []
+    if config.trainer.nnodes > 1:
+        lines.append(
+            f"trainer.nnodes is {config.trainer.nnodes}; allowed in a process of its own is 1: with NNODES set, "
+            "python -m recipe.holderpo.launch and the scripts make a cluster of several nodes (docs/multi-node.md)"
+        )
+    given, cpus = ray_init.get("num_cpus"), CPUS_OF_A_WORKER * workers + 1
+    if (given or os.cpu_count() or 1) < cpus:
+        lines.append(
+            f"ray_kwargs.ray_init.num_cpus is {given}; allowed here are {cpus} and more (they are logical): verl reserves "
+            f"{CPUS_OF_A_WORKER} for each of trainer.n_gpus_per_node={workers}, and the trainer has one"
+        )
+    if config.trainer.device == "cpu" and (ray_init.get("num_gpus") or 0) < workers:
+        lines.append(
+            f"ray_kwargs.ray_init.num_gpus is {ray_init.get('num_gpus')}; allowed with trainer.device=cpu are {workers} and "
+            "more (they are logical): one for each of trainer.n_gpus_per_node"
+        )
+    if lines:
+        raise ConfigError(*lines)
 
 
 def _is_missing(config: DictConfig, group: str) -> bool:
@@ -154,15 +132,16 @@ def _plain(value: Any) -> Any:
 
 
 def check_with_verl(config: DictConfig) -> None:
-    """verl's own validation of a config that has passed `check_config`, and names that verl looks up later.
+    """What verl declares of its keys, names that it looks up later, and its own validation, for a config that has passed
+    `check_config`.
 
     Raises:
-        ConfigError: with a line for each unknown name, or with what verl says, as one line.
+        ConfigError: with a line for each wrong key, or else for each unknown name, or with what verl says, as one line.
     """
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
     from verl.utils.config import validate_config
 
-    lines = [*_unknown_names(config)]
+    lines = [*wrong_by_verl(config, VERL_KEYS), *_unknown_to_ray(config)] or [*_unknown_names(config)]
     if lines:
         raise ConfigError(*lines)
     try:
@@ -173,8 +152,18 @@ def check_with_verl(config: DictConfig) -> None:
         raise ConfigError(f"verl refuses this config: {error}") from error
 
 
+def _unknown_to_ray(config: DictConfig) -> Iterator[str]:
+    import ray
+
+    known = inspect.signature(ray.init).parameters
+    for name in config.ray_kwargs.ray_init:
+        if name not in known and not name.startswith("_"):
+            yield f"ray_kwargs.ray_init.{name} is not a key; allowed are ray.init's, {', '.join(known)}"
+
+
 def _unknown_names(config: DictConfig) -> Iterator[str]:
     """A line for each name that is in none of verl's registries, where plugins (ours among them) have put theirs, too."""
+    from verl.experimental.reward_loop.reward_manager.registry import REWARD_MANAGER
     from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY, POLICY_LOSS_REGISTRY
     from verl.utils.tracking import Tracking
 
@@ -183,13 +172,21 @@ def _unknown_names(config: DictConfig) -> Iterator[str]:
     known: list[tuple[str, list[str], Any]] = [
         ("algorithm.adv_estimator", [config.algorithm.adv_estimator], [*ADV_ESTIMATOR_REGISTRY, *of_tasks]),
         (
-            f"{_ACTOR}.policy_loss.loss_mode",
+            "actor_rollout_ref.actor.policy_loss.loss_mode",
             [config.actor_rollout_ref.actor.policy_loss.loss_mode],
             POLICY_LOSS_REGISTRY,
         ),
+        ("reward.reward_manager.name", _registered_manager(config), REWARD_MANAGER),
         ("trainer.logger", [loggers] if isinstance(loggers, str) else [*loggers], Tracking.supported_backend),
     ]
     for key, names, allowed in known:
         for name in names:
             if str(name) not in {*map(str, allowed)}:
                 yield f"{key} is {name!r}; allowed are {', '.join(sorted(map(str, allowed)))}"
+
+
+def _registered_manager(config: DictConfig) -> list[str]:
+    """The reward manager's name, if it is to be one of verl's: a reward function in the user's file may register its own."""
+    function, manager = config.reward.custom_reward_function.path, config.reward.reward_manager
+    own = function is not None and not function.startswith("pkg://recipe.holderpo.")
+    return [manager.name] if manager.source == "register" and not own else []

@@ -68,8 +68,16 @@ def resolve(config: DictConfig) -> DictConfig:
 
 def set_environment(config: DictConfig) -> None:
     """Give `config.env` to this process, which reads VERL_PLATFORM when it imports verl, and to Ray's workers, which may
-    belong to a cluster that is up already."""
-    env = {name: str(value) for name, value in (config.env or {}).items()}
+    belong to a cluster that is up already.
+
+    Raises:
+        ConfigError: one of the groups is something else.
+    """
+    for key in ("env", "ray_kwargs", "ray_kwargs.ray_init"):
+        value = OmegaConf.select(config, key)
+        if not OmegaConf.is_dict(value):
+            raise ConfigError(f"{key} is {value!r}; allowed is a group of keys")
+    env = {name: str(value) for name, value in config.env.items()}
     os.environ.update(env)
     with open_dict(config):
         OmegaConf.update(config, "ray_kwargs.ray_init.runtime_env.env_vars", env, force_add=True)

@@ -2,6 +2,7 @@
 reads, and it is called only where these are right by themselves."""
 
 import importlib.util
+import ipaddress
 import os
 import re
 import symtable
@@ -11,12 +12,15 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from recipe.holderpo.config.settings import uses_holder_loss
+from recipe.holderpo.config.settings import GradingSettings, uses_holder_loss
+from recipe.holderpo.config.values import wrong_settings
 
 SECRET_NAME = re.compile(
     r"(?:^|[._])(?:api_?key|secret(?:_?access)?(?:_?key)?|password|passwd|(?:auth|access|hf|hub|bearer)_?token)$",
     re.IGNORECASE,
 )
+ATTENTION = "actor_rollout_ref.model.override_config.attn_implementation"
+AGENT_LOOPS = ("holder_single_turn", "single_turn_agent", "tool_agent")  # ours and verl's own
 # verl's keys that would undo what this recipe does about checkpoints; the value each must have, and why.
 _CHECKPOINT_KEYS = {
     "trainer.max_actor_ckpt_to_keep": (None, "keep_checkpoints says how many are kept"),
@@ -169,22 +173,67 @@ def rollout_engine(config: DictConfig) -> Iterator[str]:
         )
 
 
+def agent_loop(config: DictConfig) -> Iterator[str]:
+    """What answers a prompt: one of verl's, ours, or one that a file of the user's defines."""
+    agent = config.actor_rollout_ref.rollout.agent
+    known, file = [*AGENT_LOOPS], agent.agent_loop_config_path
+    if file is not None:
+        try:
+            known += [str(loop.name) for loop in OmegaConf.load(Path(str(file)).expanduser())]
+        except Exception as error:  # whatever a broken file makes YAML and OmegaConf raise
+            yield (
+                f"actor_rollout_ref.rollout.agent.agent_loop_config_path is {file!r}; allowed is a YAML file with a list of "
+                f"agent loops, each with a name and a _target_: {' '.join(str(error).split())[:200]}"
+            )
+            return
+    if agent.default_agent_loop not in known:
+        yield (
+            f"actor_rollout_ref.rollout.agent.default_agent_loop is {agent.default_agent_loop!r}; "
+            f"allowed are {', '.join(known)}"
+        )
+
+
+def filtered_groups(config: DictConfig) -> Iterator[str]:
+    groups = OmegaConf.select(config, "algorithm.filter_groups")
+    if groups and groups.enable and groups.metric is None:
+        yield (
+            "algorithm.filter_groups.metric is null; allowed with enable=true is reward, or the name of a number that the "
+            "reward function returns: without it, verl filters nothing"
+        )
+
+
 def reward_function(config: DictConfig) -> Iterator[str]:
-    """A reward function in a file of the user's: it is there, and defines the name. One of a package is verl's to find."""
-    function = OmegaConf.select(config, "reward.custom_reward_function")
-    path = function.path if function else None
-    if not isinstance(path, str) or path.startswith("pkg://"):
-        return
-    key, file = "reward.custom_reward_function", Path(path).expanduser()
+    """A reward function of the user's, and a reward manager, in a file or a module of a package: there, and defined."""
+    function, manager = config.reward.custom_reward_function, config.reward.reward_manager
+    if function.path is not None:
+        yield from _undefined("reward.custom_reward_function", "path", function.path, function.name)
+    if manager.source == "importlib" and manager.module.path is not None:
+        yield from _undefined("reward.reward_manager", "module.path", manager.module.path, manager.name)
+
+
+def _undefined(key: str, where: str, path: str, name: str) -> Iterator[str]:
+    """A line if a Python file, or a module as pkg://a.b, is not there or does not define a name. Nothing of it is run."""
     try:
+        module = importlib.util.find_spec(path.removeprefix("pkg://")) if path.startswith("pkg://") else None
+        file = Path(module.origin or "") if module else Path(path).expanduser()
         source = file.read_text()
         names = symtable.symtable(source, path, "exec").get_symbols()
-    except (OSError, SyntaxError, ValueError) as error:
-        yield f"{key}.path is {path!r}; allowed is a Python file, or pkg:// and a module: {error}"
+    except (OSError, SyntaxError, ValueError, ImportError) as error:
+        yield f"{key}.{where} is {path!r}; allowed is a Python file, or pkg:// and a module: {error}"
         return
     defined = {name.get_name() for name in names if name.is_assigned() or name.is_imported()}
-    if function.name not in defined and "import *" not in source:
-        yield f"{key}.name is {function.name!r}; {path} defines {', '.join(sorted(defined)) or 'nothing'}"
+    if name not in defined and "import *" not in source:
+        yield f"{key}.name is {name!r}; {path} defines {', '.join(sorted(defined)) or 'nothing'}"
+
+
+def grading(config: DictConfig) -> Iterator[str]:
+    """The limits of our grader, which it would find wrong at the first answer."""
+    function = config.reward.custom_reward_function
+    if function.path == "pkg://recipe.holderpo.rewards.math":
+        limits = OmegaConf.to_container(function.reward_kwargs) if function.get("reward_kwargs") else {}
+        assert isinstance(limits, dict)
+        values = {str(name): value for name, value in limits.items()}
+        yield from wrong_settings("reward.custom_reward_function.reward_kwargs", values, GradingSettings)
 
 
 def deterministic(config: DictConfig) -> Iterator[str]:
@@ -208,6 +257,21 @@ def forked_workers(config: DictConfig) -> Iterator[str]:
             "actor_rollout_ref.rollout.full_determinism is True; allowed with fork_workers=true is false: "
             "a forked process has the hash seed of the process that it was forked from"
         )
+
+
+def ray_address(config: DictConfig) -> Iterator[str]:
+    ray_init = config.ray_kwargs.ray_init
+    address, own = ray_init.get("address"), ray_init.get("_node_ip_address")
+    if address not in (None, "local", "auto") and not re.fullmatch(
+        r"(ray://)?(\[[0-9a-fA-F:]+\]|[\w.-]+):\d{1,5}", address
+    ):
+        yield (
+            f"ray_kwargs.ray_init.address is {address!r}; allowed are local, auto, host:port, ray://host:port and null"
+        )
+    try:
+        ipaddress.ip_address(own or "127.0.0.1")
+    except ValueError:
+        yield f"ray_kwargs.ray_init._node_ip_address is {own!r}; allowed is an IP address of this machine, or null"
 
 
 def separate_async(config: DictConfig) -> Iterator[str]:
@@ -235,6 +299,16 @@ def separate_async(config: DictConfig) -> Iterator[str]:
 
 
 def platform(config: DictConfig) -> Iterator[str]:
+    for role in ("actor", "ref"):
+        strategy = config.actor_rollout_ref[role].strategy
+        if config.trainer.device == "cpu" and strategy != "fsdp2":
+            yield (
+                f"actor_rollout_ref.{role}.strategy is {strategy!r}; allowed with trainer.device=cpu is fsdp2: "
+                "FSDP1 insists on an accelerator"
+            )
+    attention = OmegaConf.select(config, ATTENTION)
+    if config.trainer.device == "cpu" and attention not in ("sdpa", "eager"):
+        yield f"{ATTENTION} is {attention!r}; allowed with trainer.device=cpu are sdpa and eager"
     chosen = os.environ.get("VERL_PLATFORM")
     if (config.trainer.device == "cpu") != ((chosen or "").strip().lower() == "cpu"):
         yield (
@@ -282,7 +356,11 @@ CROSS_CHECKS: dict[Callable[[DictConfig], Iterator[str]], tuple[str, ...]] = {
         "trainer.n_gpus_per_node",
         "trainer.v1",
     ),
-    reward_function: (),
+    reward_function: ("reward.custom_reward_function", "reward.reward_manager"),
+    grading: ("reward.custom_reward_function",),
+    agent_loop: (),
+    ray_address: ("ray_kwargs.ray_init",),
+    filtered_groups: (),
     deterministic: ("deterministic", "trainer.v1.trainer_mode"),
     forked_workers: ("fork_workers",),
     separate_async: (
@@ -290,6 +368,6 @@ CROSS_CHECKS: dict[Callable[[DictConfig], Iterator[str]], tuple[str, ...]] = {
         "actor_rollout_ref.rollout.checkpoint_engine",
         *_BATCH_KEYS,
     ),
-    platform: ("trainer.device",),
+    platform: ("trainer.device", "actor_rollout_ref.actor.strategy", "actor_rollout_ref.ref.strategy", ATTENTION),
     files: ("embedded_model", "embedded_data", "data.train_files", "data.val_files"),
 }

@@ -29,15 +29,18 @@ def check_data(config: DictConfig) -> None:
         all_rows = 0
         for file in data_files(config, key):
             path = Path(str(file)).expanduser()
-            rows, ids = 0, list[pa.Array]()
+            rows, ids, sources = 0, list[pa.Array](), set[str]()
             for table in _tables(key, path):
                 _check_columns(key, path, table, config.data.prompt_key)
                 _check_prompts(key, path, table[config.data.prompt_key].combine_chunks(), rows)
                 _check_truths(key, path, table["reward_model"], rows)
                 rows += len(table)
                 ids += _ids(table)
+                sources |= {*pc.unique(table["data_source"]).to_pylist()}
             if rows == 0:
                 raise ConfigError(f"{key} is {str(path)!r}, which has no rows; allowed are files with at least one")
+            if config.reward.custom_reward_function.path is None and config.reward.reward_manager.source == "register":
+                _check_sources(key, path, sources)
             all_rows += rows
             repeated = len(pa.chunked_array(ids)) - len(pc.unique(pa.chunked_array(ids))) if ids else 0
             if repeated:
@@ -139,6 +142,22 @@ def _check_truths(key: str, path: Path, rewards: pa.ChunkedArray, first: int) ->
         raise ConfigError(
             f"{key} is {str(path)!r}; row {first + row} has no ground_truth in its reward_model; allowed are rows with one"
         )
+
+
+def _check_sources(key: str, path: Path, sources: set[str]) -> None:
+    """Each is one that verl's own rewards know, where there is no reward function."""
+    from verl.utils.reward_score import default_compute_score
+
+    for source in sorted(map(str, sources)):
+        try:
+            default_compute_score(source, "", "")
+        except NotImplementedError:
+            raise ConfigError(
+                f"reward.custom_reward_function.path is null; allowed is a file with a reward function, since verl has none "
+                f"for the data_source {source!r} of {key} ({path})"
+            ) from None
+        except Exception:  # it knows the source: an empty answer may be no answer to it
+            continue
 
 
 def _ids(table: pa.Table) -> list[pa.Array]:

@@ -88,6 +88,8 @@ def _words(kind: Any) -> tuple[str, bool]:
         return "true or false", False
     if origin is list:
         return f"a list of: {_words(arguments[0])[0]}", False
+    if origin is dict and arguments[1] is not Any:
+        return f"a mapping to: {_words(arguments[1])[0]}", False
     names = {int: "a whole number", float: "a number", str: "a string", NoneType: "null"}
     if kind in names:
         return names[kind], False
