@@ -83,7 +83,7 @@ def test_a_wrong_value_is_refused_or_known_to_be_harmless() -> None:
         ({"ray_kwargs.ray_init.adress": "local"}, "ray_init.adress is not a key; allowed are ray.init's"),
         ({"ray_kwargs.ray_init.address": "here"}, "ray_init.address is 'here'; allowed are local, auto, host:port"),
         ({"ray_kwargs.ray_init._node_ip_address": "here"}, "allowed is an IP address"),
-        ({"ray_kwargs.ray_init.num_cpus": 1}, "num_cpus is 1; allowed here are 4 and more"),
+        ({"ray_kwargs.ray_init.num_cpus": 5}, "num_cpus is 5; allowed here are 6 and more"),
         ({"ray_kwargs.ray_init.num_gpus": None}, "num_gpus is None; allowed with trainer.device=cpu are 1"),
         ({"trainer.nnodes": 2}, "trainer.nnodes is 2; allowed in a process of its own is 1"),
         ({"actor_rollout_ref.rollout.agent.default_agent_loop": "mine"}, "default_agent_loop is 'mine'; allowed are holder"),

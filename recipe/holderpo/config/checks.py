@@ -81,11 +81,13 @@ def check_cluster(config: DictConfig) -> None:
             f"trainer.nnodes is {config.trainer.nnodes}; allowed in a process of its own is 1: with NNODES set, "
             "python -m recipe.holderpo.launch and the scripts make a cluster of several nodes (docs/multi-node.md)"
         )
-    given, cpus = ray_init.get("num_cpus"), CPUS_OF_A_WORKER * workers + 1
+    queues = OmegaConf.select(config, "transfer_queue.backend.SimpleStorage.num_data_storage_units") or 0
+    given, cpus = ray_init.get("num_cpus"), CPUS_OF_A_WORKER * workers + queues + 2
     if (given or os.cpu_count() or 1) < cpus:
         lines.append(
             f"ray_kwargs.ray_init.num_cpus is {given}; allowed here are {cpus} and more (they are logical): verl reserves "
-            f"{CPUS_OF_A_WORKER} for each of trainer.n_gpus_per_node={workers}, and the trainer has one"
+            f"{CPUS_OF_A_WORKER} for each of trainer.n_gpus_per_node={workers}, and one each for the trainer, its queue and "
+            f"{queues} stores of the queue"
         )
     if config.trainer.device == "cpu" and (ray_init.get("num_gpus") or 0) < workers:
         lines.append(
