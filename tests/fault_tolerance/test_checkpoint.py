@@ -1,5 +1,6 @@
 """A checkpoint is whole or not there, whatever happens to its files."""
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -13,6 +14,8 @@ from recipe.holderpo.fault_tolerance.checkpoint import (
     MANIFEST,
     CorruptCheckpoint,
     commit,
+    committed,
+    hash_files,
     newest_complete,
     prune,
     step_folders,
@@ -154,3 +157,28 @@ def test_another_format_is_named(tmp_path: Path) -> None:
     (folder / MANIFEST).write_text(json.dumps(manifest | {"sha256": checkpoint._own_hash(manifest)}))
     with pytest.raises(CorruptCheckpoint, match="format 99; this version reads 2"):
         verify(folder)
+
+
+def test_what_was_hashed_where_it_was_written_is_not_read_again(tmp_path: Path) -> None:
+    folder = tmp_path / "global_step_1"
+    folder.mkdir()
+    for name in ("a.pt", "b.pt"):
+        (folder / name).write_bytes(name.encode() * 100)
+    hashed = hash_files([folder / "a.pt"])
+    assert hashed == {str(folder / "a.pt"): {"bytes": 400, "sha256": hashlib.sha256(b"a.pt" * 100).hexdigest()}}
+    (folder / "a.pt").write_bytes(b"b.pt" * 100)  # as many bytes, so that only reading it again would show it
+    commit(folder, {"step": 1}, hashed)
+    with pytest.raises(CorruptCheckpoint, match=r"a\.pt has other content than was saved"):
+        verify(folder)
+    (folder / "a.pt").write_bytes(b"a.pt" * 100)
+    assert verify(folder).manifest["files"]["b.pt"]["sha256"] == hashlib.sha256(b"b.pt" * 100).hexdigest()
+
+
+def test_a_file_that_is_shorter_here_than_where_it_was_written_is_an_error(tmp_path: Path) -> None:
+    folder = tmp_path / "global_step_1"
+    folder.mkdir()
+    (folder / "a.pt").write_bytes(b"12")
+    hashed = {str(folder / "a.pt"): {"bytes": 3, "sha256": ""}}
+    with pytest.raises(OSError, match="has 2 bytes here, and 3 where it was written: do all nodes see the same disk"):
+        commit(folder, {"step": 1}, hashed)
+    assert not committed(folder)

@@ -1,8 +1,8 @@
 """Run by test_engine.py, one process a rank: gradients and metrics of one mini-batch through verl's real FSDP2 engine.
 
-python engine_gradients.py MODEL_DIR OUT RANK WORLD_SIZE PORT, with VERL_PLATFORM=cpu. Rank 0 writes, for every clip level of
-CLIP_LEVELS and every way of splitting (micro-batch sizes 1, 3 and 8 where they divide a rank's share; dynamic), the full
-gradient and the metrics.
+python engine_gradients.py MODEL_DIR OUT RANK WORLD_SIZE PORT LAYOUT, with VERL_PLATFORM=cpu; LAYOUT is padded or packed.
+Rank 0 writes, for every clip level of CLIP_LEVELS and every way of splitting (micro-batch sizes 1, 3 and 8 where they divide
+a rank's share; dynamic), the full gradient and the metrics.
 """
 
 import os
@@ -57,7 +57,7 @@ def mini_batch() -> TensorDict:
     )
 
 
-def start_engine(model_dir: str, rank: int, world: int, port: str) -> Any:
+def start_engine(model_dir: str, rank: int, world: int, port: str, packed: bool = False) -> Any:
     """verl's FSDP2 engine for a model, in a process group over gloo."""
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
     dist.init_process_group("cpu:gloo", rank=rank, world_size=world)
@@ -71,7 +71,7 @@ def start_engine(model_dir: str, rank: int, world: int, port: str) -> Any:
         backend="fsdp2",
         model_config=HFModelConfig(
             path=model_dir,
-            use_remove_padding=False,
+            use_remove_padding=packed,
             override_config={"attn_implementation": "sdpa"},
             enable_gradient_checkpointing=False,
         ),
@@ -95,7 +95,8 @@ def gradient_of(engine: Any, data: TensorDict, loss_fn: Any) -> tuple[torch.Tens
 def main() -> None:
     model_dir, out, port = *sys.argv[1:3], sys.argv[5]
     rank, world = map(int, sys.argv[3:5])
-    engine = start_engine(model_dir, rank, world, port)
+    packed = sys.argv[6] == "packed"
+    engine = start_engine(model_dir, rank, world, port, packed)
     results = {}
     share = SEQUENCES // world
     splits: list[dict[str, object]] = [
@@ -118,7 +119,7 @@ def main() -> None:
             data,
             temperature=1.0,
             global_batch_size=SEQUENCES,
-            use_remove_padding=False,
+            use_remove_padding=packed,
             use_fused_kernels=False,
             calculate_entropy=False,
             **{P_KEY: -1.3},

@@ -35,13 +35,13 @@ Results = dict[tuple[str, str], tuple[torch.Tensor, dict[str, float]]]
 """(clip level, way of splitting) -> gradient and metrics."""
 
 
-def _run(model_dir: Path, out: Path, world: int) -> Results:
+def _run(model_dir: Path, out: Path, world: int, layout: str) -> Results:
     env = os.environ | {"VERL_PLATFORM": "cpu", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     port = str(_free_port())
     script = str(Path(__file__).with_name("engine_gradients.py"))
     ranks = [
         subprocess.Popen(
-            [sys.executable, script, str(model_dir), str(out), str(rank), str(world), port],
+            [sys.executable, script, str(model_dir), str(out), str(rank), str(world), port, layout],
             cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )
         for rank in range(world)
@@ -52,25 +52,27 @@ def _run(model_dir: Path, out: Path, world: int) -> Results:
 
 
 @pytest.fixture(scope="module")
-def by_ranks(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Results]:
+def by_ranks(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Results]:
+    """With padding on one rank and on two; packed (verl's use_remove_padding, with sdpa) on one."""
     folder = tmp_path_factory.mktemp("gradients")
-    return {world: _run(model_dir, folder / f"{world}.pt", world) for world in (1, 2)}
+    runs = ((1, "padded"), (2, "padded"), (1, "packed"))
+    return {f"{n} {layout}": _run(model_dir, folder / f"{n}-{layout}.pt", n, layout) for n, layout in runs}
 
 
 @pytest.mark.stack
 @pytest.mark.parametrize("clip_level", ["sequence", "token"])
-def test_gradient_and_metrics_do_not_depend_on_the_split(by_ranks: dict[int, Results], clip_level: str) -> None:
+def test_gradient_and_metrics_do_not_depend_on_the_split(by_ranks: dict[str, Results], clip_level: str) -> None:
     results = {
-        f"{world} ranks, {split}": result
-        for world, of_all in by_ranks.items()
+        f"{ranks}, {split}": result
+        for ranks, of_all in by_ranks.items()
         for (level, split), result in of_all.items()
         if level == clip_level
     }
     assert (
-        len(results) == 10
-    )  # micro-batches of 1, 3, 8, everything and dynamic; on 1 and on 2 ranks (48 and 24 sequences each)
+        len(results) == 15
+    )  # micro-batches of 1, 3, 8, everything and dynamic; padded on 1 and on 2 ranks (48 and 24 sequences each), packed on 1
     reference_gradient, reference_metrics = results.pop(
-        "1 ranks, {'use_dynamic_bsz': False, 'micro_batch_size_per_gpu': 48}"
+        "1 padded, {'use_dynamic_bsz': False, 'micro_batch_size_per_gpu': 48}"
     )
     assert reference_gradient.norm() > 1e-3
     assert 0 < reference_metrics["holder/clip_fraction"] < 1, "the case must have clipped and unclipped sequences"

@@ -22,7 +22,7 @@ from recipe.holderpo.training import trainer as trainer_module
 from recipe.holderpo.training.step_p import StepP
 from recipe.holderpo.training.trainer import HolderTrainerSeparateAsync, HolderTrainerSync
 from recipe.holderpo.training.verl_internals import processes_of
-from recipe.holderpo.training.worker import P_KEY
+from recipe.holderpo.training.worker import P_KEY, SavedPart
 
 
 def manager(name: str) -> SimpleNamespace:
@@ -122,7 +122,7 @@ def make_trainer(tmp_path: Path, step: int = 0, **guard: Any) -> HolderTrainerSy
     trainer.p = StepP(ScheduledP(Schedule("linear", 2.0, -2.0), TOTAL))
     trainer.record = RunRecord(tmp_path)
     trainer.collapse = CollapseDetector(GuardSettings(**guard))
-    trainer.actor_rollout_wg = SimpleNamespace(save_error=lambda: [None])
+    trainer.actor_rollout_wg = SimpleNamespace(saved_part=lambda: [SavedPart()])
     trainer.global_steps = step
     if step == 0:
         trainer.record.resume_from(0)
@@ -277,7 +277,9 @@ def test_a_failed_save_is_undone_and_the_run_continues(how: str, verl: type[Reco
     metrics = train_step(trainer)
     verl.save_fails = how == "verl raises"
     if how == "a rank says so":
-        trainer.actor_rollout_wg = SimpleNamespace(save_error=lambda: [None, "OSError: disk full"])
+        trainer.actor_rollout_wg = SimpleNamespace(
+            saved_part=lambda: [SavedPart(), SavedPart(error="OSError: disk full")]
+        )
     if how == "a shard is missing":
         trainer.config.trainer.nnodes = 2
     trainer._save_checkpoint()

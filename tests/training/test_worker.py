@@ -1,5 +1,7 @@
 """p's last stretch (batch -> loss) and the reduction of metrics over micro-batches, ranks and mini-batches."""
 
+import hashlib
+import json
 import math
 import random
 import statistics
@@ -160,6 +162,7 @@ def _rank_that_saves(rank: int, address: str, fails: bool, out: str) -> None:
             dist.barrier()
             if fails and rank == 1:
                 raise RuntimeError("PytorchStreamWriter failed\nwriting file")
+            Path(local_path, f"model_world_size_2_rank_{rank}.pt").write_bytes(bytes(range(rank, 200)))
             dist.barrier()
 
     class Worker:
@@ -171,7 +174,7 @@ def _rank_that_saves(rank: int, address: str, fails: bool, out: str) -> None:
             self.loss_fn: Any = None
 
         def save_checkpoint(self) -> None:
-            self.actor.engine.checkpoint_manager.save_checkpoint("folder")
+            self.actor.engine.checkpoint_manager.save_checkpoint(out)
             dist.barrier()
 
     class Mended(HolderWorkerMixin, Worker):
@@ -181,7 +184,8 @@ def _rank_that_saves(rank: int, address: str, fails: bool, out: str) -> None:
     worker.init_model()
     for _ in range(2):  # and the next save finds the ranks in step
         worker.save_checkpoint()
-    Path(out, str(rank)).write_text(str(worker.save_error()))
+    part = worker.saved_part()
+    Path(out, str(rank)).write_text(json.dumps([part.error, part.files]))
     dist.destroy_process_group()
 
 
@@ -189,5 +193,11 @@ def _rank_that_saves(rank: int, address: str, fails: bool, out: str) -> None:
 def test_a_rank_that_cannot_save_does_not_keep_the_others_waiting(fails: bool, tmp_path: Path) -> None:
     arguments = (f"file://{tmp_path}/store", fails, str(tmp_path))
     torch.multiprocessing.start_processes(_rank_that_saves, arguments, nprocs=2, start_method="fork")
-    said = [(tmp_path / str(rank)).read_text() for rank in range(2)]
-    assert said == ["None", "RuntimeError: PytorchStreamWriter failed writing file" if fails else "None"]
+    files = [tmp_path / f"model_world_size_2_rank_{rank}.pt" for rank in range(2)]
+    written = [
+        {str(file): {"bytes": 200 - rank, "sha256": hashlib.sha256(bytes(range(rank, 200))).hexdigest()}}
+        for rank, file in enumerate(files)
+    ]
+    said = [json.loads((tmp_path / str(rank)).read_text()) for rank in range(2)]
+    failed = ["RuntimeError: PytorchStreamWriter failed writing file", {}]
+    assert said == [[None, written[0]], failed if fails else [None, written[1]]]

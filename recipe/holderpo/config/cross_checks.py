@@ -251,6 +251,18 @@ def deterministic(config: DictConfig) -> Iterator[str]:
         )
 
 
+def deterministic_gpus(config: DictConfig) -> Iterator[str]:
+    """Seeds do not make a bfloat16 kernel's result independent of what else is in its batch."""
+    keys = ("actor_rollout_ref.rollout.full_determinism", "actor_rollout_ref.actor.fsdp_config.full_determinism")
+    if config.deterministic and config.trainer.device != "cpu":
+        for key in keys:
+            if not OmegaConf.select(config, key):
+                yield (
+                    f"{key} is {OmegaConf.select(config, key)}; allowed with deterministic=true on GPUs is true, which costs "
+                    "speed: kernels whose results do not depend on what else is in the batch"
+                )
+
+
 def forked_workers(config: DictConfig) -> Iterator[str]:
     if config.fork_workers and config.actor_rollout_ref.rollout.full_determinism:
         yield (
@@ -362,6 +374,7 @@ CROSS_CHECKS: dict[Callable[[DictConfig], Iterator[str]], tuple[str, ...]] = {
     ray_address: ("ray_kwargs.ray_init",),
     filtered_groups: (),
     deterministic: ("deterministic", "trainer.v1.trainer_mode"),
+    deterministic_gpus: ("deterministic", "trainer.device"),
     forked_workers: ("fork_workers",),
     separate_async: (
         "trainer.v1",

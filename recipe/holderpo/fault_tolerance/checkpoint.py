@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,9 @@ MANIFEST = "manifest.json"
 FORMAT = 2
 PREFIX = "global_step_"
 HASH_THREADS = 8  # hashing releases the GIL
+
+Entry = dict[str, Any]
+"""A file in a manifest: {"bytes", "sha256"}."""
 
 
 @dataclass(frozen=True)
@@ -37,18 +40,26 @@ class CorruptCheckpoint(ValueError):
     """A folder that is no complete checkpoint; the message says what is wrong with it."""
 
 
-def commit(folder: Path, contents: dict[str, Any]) -> None:
+def commit(folder: Path, contents: dict[str, Any], hashed: Mapping[str, Entry] | None = None) -> None:
     """Make the folder a checkpoint: its files reach the disk, then its manifest appears, in one step.
 
     Args:
         contents: JSON values that are kept in the manifest beside format and files.
+        hashed: what `hash_files` has said of some of the files, by path, where they were written.
 
     Raises:
-        OSError: a file cannot be read or written; the folder is then no checkpoint.
+        OSError: a file cannot be read or written, or has another size here than where it was written; the folder is then no
+            checkpoint.
     """
-    files = sorted(_files(folder))
-    with ThreadPoolExecutor(HASH_THREADS) as pool:
-        entries = dict(zip((str(file.relative_to(folder)) for file in files), pool.map(_entry, files), strict=True))
+    files, known = sorted(_files(folder)), hashed or {}
+    for file in files:
+        if str(file) in known and file.stat().st_size != known[str(file)]["bytes"]:
+            raise OSError(
+                f"{file} has {file.stat().st_size} bytes here, and {known[str(file)]['bytes']} where it was written: do all "
+                "nodes see the same disk?"
+            )
+    found = {**known, **hash_files([file for file in files if str(file) not in known])}
+    entries = {str(file.relative_to(folder)): found[str(file)] for file in files}
     for directory in {file.parent for file in files} | {folder}:
         wait_for_disk(directory)
     manifest = {"format": FORMAT, **contents, "files": entries}
@@ -56,19 +67,30 @@ def commit(folder: Path, contents: dict[str, Any]) -> None:
     wait_for_disk(folder.parent)
 
 
-def save_checkpoint(folder: Path, write: Callable[[Path], None], contents: dict[str, Any]) -> None:
+def hash_files(files: Sequence[Path]) -> dict[str, Entry]:
+    """Size and hash of each file, by path, once its content has reached the disk.
+
+    To be called where a file was written: another node's `fsync` does not flush this one's, and there the content is still in
+    memory.
+    """
+    with ThreadPoolExecutor(HASH_THREADS) as pool:
+        return dict(zip(map(str, files), pool.map(_entry, files), strict=True))
+
+
+def save_checkpoint(folder: Path, write: Callable[[Path], Mapping[str, Entry]], contents: dict[str, Any]) -> None:
     """Write a checkpoint and commit it; undo it where that fails.
 
     Args:
         write: fills the folder, which does not exist before: what an interrupted save left must not mix with the new files.
+            Returns what is known of the files already, as `hash_files`.
 
     Raises:
         OSError, RuntimeError: what `write` or `commit` raised; nothing is left of the folder then.
     """
     try:
         remove(folder)
-        write(folder)
-        commit(folder, contents)
+        hashed = write(folder)
+        commit(folder, contents, hashed)
     except (OSError, RuntimeError):
         remove(folder)
         raise
@@ -155,7 +177,7 @@ def _files(folder: Path) -> Iterator[Path]:
     return (path for path in folder.rglob("*") if path.is_file() and path not in manifest)
 
 
-def _entry(file: Path) -> dict[str, Any]:
+def _entry(file: Path) -> Entry:
     wait_for_disk(file)
     return {"bytes": file.stat().st_size, "sha256": _sha256(file)}
 

@@ -3,7 +3,6 @@ put into TMPDIR, and shared memory. What a killed driver has left is deleted whe
 """
 
 import fcntl
-import getpass
 import hashlib
 import os
 import re
@@ -64,7 +63,7 @@ def temporary_folder(run_dir: Path, node: int = 0) -> Iterator[Path]:
     folder = base / f"holderpo-{name}-{os.getpid()}"
     folder.mkdir(mode=0o700)
     # torch.compile's results are worth keeping; its precompiled headers would be made in TMPDIR, at each start anew.
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/torchinductor_{getpass.getuser()}")
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/torchinductor_{os.getuid()}")
     os.environ.setdefault("TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS", "0")
     os.environ |= {"TMPDIR": str(folder), "RAY_TMPDIR": str(folder)}
     tempfile.tempdir = None  # to be read from the environment again

@@ -24,7 +24,7 @@ from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils import tensordict_utils as tu
 
 from recipe.holderpo.config.settings import guard_settings, rule_of_p
-from recipe.holderpo.fault_tolerance.checkpoint import prune, read_manifest, save_checkpoint, step_folder
+from recipe.holderpo.fault_tolerance.checkpoint import Entry, prune, read_manifest, save_checkpoint, step_folder
 from recipe.holderpo.fault_tolerance.collapse import Collapsed, CollapseDetector, NotFinite, is_finite_update
 from recipe.holderpo.fault_tolerance.liveness import check_alive, liveness_checks
 from recipe.holderpo.fault_tolerance.signals import Stopped, stop_requested
@@ -198,17 +198,21 @@ class HolderTrainerMixin(PPOTrainer):
         except OSError as error:
             logger.error("an older checkpoint could not be deleted: %s", error)
 
-    def _write_files(self, folder: Path) -> None:
-        """verl's files of this step. Raises OSError where a rank could not write its part, or it cannot be seen from here."""
+    def _write_files(self, folder: Path) -> dict[str, Entry]:
+        """verl's files of this step; returns sizes and hashes of those that the ranks wrote.
+
+        Raises OSError where a rank could not write its part, or it cannot be seen from here."""
         (folder / "actor").mkdir(parents=True)
         super()._save_checkpoint()
-        errors = [error for error in self.actor_rollout_wg.save_error() if error]
+        parts = self.actor_rollout_wg.saved_part()
+        errors = [part.error for part in parts if part.error]
         if errors:
             raise OSError(errors[0])
         ranks = self.config.trainer.nnodes * self.config.trainer.n_gpus_per_node
         shards = len(list(folder.glob("actor/model_world_size_*.pt")))
         if shards < ranks:
             raise OSError(f"{shards} of {ranks} shards can be seen from here: do all nodes share {folder.parent}?")
+        return {file: entry for part in parts for file, entry in part.files.items()}
 
     def _manifest(self) -> dict[str, Any]:
         """What a checkpoint says of itself, with the state of the parts."""

@@ -7,7 +7,9 @@ do not depend on how the batch was split; `finish_metrics` divides on the driver
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +22,7 @@ from verl.utils.metric import AggregationType, Metric
 from verl.workers.engine_workers import ActorRolloutRefWorker
 
 from holderpo_core import REDUCTION
+from recipe.holderpo.fault_tolerance.checkpoint import Entry, hash_files
 from recipe.holderpo.policy_loss import METRIC_PREFIX, measured
 from recipe.holderpo.training.verl_internals import actor_config, wrap_save, wrap_update
 
@@ -117,13 +120,21 @@ def with_update_measures(train_batch: Callable[..., Any]) -> Callable[..., Any]:
     return train_and_measure
 
 
+@dataclass(frozen=True)
+class SavedPart:
+    """A rank's part of a save: its files, as `hash_files` says, or why there is none."""
+
+    files: dict[str, Entry] = field(default_factory=dict)
+    error: str | None = None
+
+
 class HolderWorkerMixin:
     """Over a verl worker class: p comes with each batch, and a save that fails is the driver's to judge."""
 
     actor: Any  # verl's TrainingWorker; None in a worker without an actor
     config: Any
     loss_fn: LossFn
-    _save_error: str | None = None
+    _saved: "SavedPart"
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def init_model(self) -> None:
@@ -138,21 +149,25 @@ class HolderWorkerMixin:
         self.actor.set_loss_fn(self.loss_fn)
         wrap_update(self, with_update_measures)
 
-    def _save(self, save: Callable[..., None], *args: Any, **kwargs: Any) -> None:
-        """verl's writing of this rank's files, but an error (a full disk) is kept for `save_error`.
+    def _save(self, save: Callable[..., None], local_path: str, *args: Any, **kwargs: Any) -> None:
+        """verl's writing of this rank's files, but an error (a full disk) is kept for `saved_part`.
 
         verl's ranks meet when they have written; one that raised before would leave the others waiting."""
         try:
-            save(*args, **kwargs)
-            self._save_error = None
+            save(local_path, *args, **kwargs)
         except Exception as error:  # torch and tokenizers raise what they like for a full disk
-            self._save_error = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            self._saved = SavedPart(error=f"{type(error).__name__}: {' '.join(str(error).split())}")
             torch.distributed.barrier()
+            return
+        try:
+            self._saved = SavedPart(hash_files([*Path(local_path).glob(f"*_rank_{torch.distributed.get_rank()}.pt")]))
+        except OSError as error:
+            self._saved = SavedPart(error=f"{type(error).__name__}: {error}")
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
-    def save_error(self) -> str | None:
-        """What went wrong in this rank's last save."""
-        return self._save_error
+    def saved_part(self) -> "SavedPart":
+        """What this rank wrote in the last save, or what went wrong."""
+        return self._saved
 
 
 class HolderActorRolloutRefWorker(HolderWorkerMixin, ActorRolloutRefWorker):

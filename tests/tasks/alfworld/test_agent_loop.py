@@ -46,11 +46,13 @@ class RecordedServer:
         self.tokenizer, self.answers = tokenizer, list(answers)
         self.prompts: list[list[int]] = []
         self.params: list[dict[str, Any]] = []
+        self.request_ids: list[str] = []
         self.given = 0
 
     async def generate(self, request_id: str, prompt_ids: list[int], sampling_params: dict[str, Any]) -> TokenOutput:
         self.prompts.append(list(prompt_ids))
         self.params.append(sampling_params)
+        self.request_ids.append(request_id)
         ids = [*self.tokenizer.encode(self.answers.pop(0)), self.tokenizer.eos_token_id][
             : sampling_params["max_tokens"]
         ]
@@ -112,6 +114,16 @@ def conversation(game: Path, answers: list[str]) -> list[dict[str, str]]:
         ]
     assert seen.won
     return messages[:-1]
+
+
+def test_all_turns_of_an_episode_ask_the_server_that_has_the_earlier_ones_cached(
+    tokenizer: Any, train_games: list[Path], tmp_path: Path
+) -> None:
+    first, second = (play(tokenizer, train_games[0], recording(train_games[0]), tmp_path)[1] for _ in range(2))
+    assert len(first.request_ids) > 3 and len({*first.request_ids}) == len({*second.request_ids}) == 1
+    assert (
+        first.request_ids[0] != second.request_ids[0]
+    )  # verl's balancer sends another episode where there is least to do
 
 
 @pytest.mark.parametrize("which", range(6))  # each task type

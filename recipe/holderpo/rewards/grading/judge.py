@@ -86,8 +86,6 @@ def _reals(given: str, true: str) -> Decision | None:
             return False
         return _unordered([[_same_interval(a, t) for t in other.intervals] for a in one.intervals])
     if ORDER.search(given) or ORDER.search(true):
-        if not (ORDER.search(given) and ORDER.search(true)):
-            return False
         signs = sorted(ORDER.findall(given)), sorted(ORDER.findall(true))
         return _ask(given, true) if _letters(given) == _letters(true) and len(signs[0]) == len(signs[1]) else False
     return None

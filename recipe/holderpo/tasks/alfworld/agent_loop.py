@@ -54,6 +54,7 @@ class EpisodeHistory:
 
     def __init__(self) -> None:
         self.task = ""
+        self.request_id = uuid4().hex  # one for all turns: they go to the server that has the earlier ones cached
         self.turns: list[Turn] = []
         self.answers: list[tuple[str, Answer]] = []  # text, what was read in it
         self.won = False
@@ -213,7 +214,7 @@ class AlfworldAgentLoop(AgentLoopBase):
             )
         start = time.perf_counter()
         output = await self.server_manager.generate(
-            request_id=uuid4().hex, prompt_ids=prompt_ids, sampling_params=params
+            request_id=played.request_id, prompt_ids=prompt_ids, sampling_params=params
         )
         played.generate_seconds += time.perf_counter() - start
         token_ids = output.token_ids[:max_tokens]
