@@ -1,6 +1,8 @@
 """How the command ends: its exit status, and the line that says how to resume."""
 
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from recipe.holderpo import main
 from recipe.holderpo.fault_tolerance import restart
 from recipe.holderpo.fault_tolerance.collapse import Collapsed, NotFinite
+from recipe.holderpo.fault_tolerance.command import COMMAND_VARIABLE, how_to_resume
 from recipe.holderpo.fault_tolerance.signals import Stopped
 
 
@@ -60,19 +63,34 @@ def test_another_error_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         main.train_and_report(config(tmp_path), None)
 
 
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("holder.p_start=1,2", "Ambiguous value for argument 'holder.p_start=1,2' 1. To"),
+        ("nonsense=1", "Could not override 'nonsense'. To append"),
+        ("task=nope", "In 'holderpo': Could not find 'task/nope' Available options"),
+        ("run_dir=/dev/null/x", "run_dir is '/dev/null/x', which cannot be written (Not a directory: /dev/null)"),
+    ],
+)
+def test_what_cannot_be_run_is_one_line(override: str, said: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "recipe.holderpo.main", f"run_dir={tmp_path}/r", override]
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith(f"error: {said}")
+    assert [*tmp_path.iterdir()] == []
+
+
 TYPED = "bash scripts/run_qwen_math.sh run=old 'data.val_files=[a, b]' algo=grpo"
 
 
 def test_the_command_that_resumes_is_the_one_that_was_typed(tmp_path: Path) -> None:
     arguments = ["main.py", "run=old", "algo=grpo"]
-    typed = main.how_to_resume(config(tmp_path), arguments, {main.COMMAND_VARIABLE: TYPED})
+    typed = how_to_resume(config(tmp_path), arguments, {COMMAND_VARIABLE: TYPED})
     words = shlex.split(typed.split(": ", 1)[1])
     assert words == ["bash", "scripts/run_qwen_math.sh", "data.val_files=[a, b]", "algo=grpo", "run=r"]
-    assert main.how_to_resume(config(tmp_path), arguments, {}).endswith(
-        ": python -m recipe.holderpo.main algo=grpo run=r"
-    )
+    assert how_to_resume(config(tmp_path), arguments, {}).endswith(": python -m recipe.holderpo.main algo=grpo run=r")
 
 
 def test_on_several_nodes_every_node_runs_its_command_again(tmp_path: Path) -> None:
-    line = main.how_to_resume(config(tmp_path, nodes=2), [], {main.COMMAND_VARIABLE: TYPED})
+    line = how_to_resume(config(tmp_path, nodes=2), [], {COMMAND_VARIABLE: TYPED})
     assert line == "to resume from the last checkpoint: the same command on every node, with run=r"

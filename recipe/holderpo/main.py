@@ -5,14 +5,14 @@ trainer, show progress, draw the curves. Nothing heavy is imported before the co
 """
 
 import os
-import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path
 
 import hydra
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -23,8 +23,9 @@ from recipe.holderpo.config.help import help_text, wants_help
 from recipe.holderpo.config.settings import uses_holder_loss
 from recipe.holderpo.fault_tolerance.checkpoint import Checkpoint
 from recipe.holderpo.fault_tolerance.collapse import Collapsed, NotFinite
+from recipe.holderpo.fault_tolerance.command import how_to_resume
 from recipe.holderpo.fault_tolerance.resume import check_resume, find_checkpoint
-from recipe.holderpo.fault_tolerance.run_files import one_driver_per_run, temporary_folder
+from recipe.holderpo.fault_tolerance.run_files import check_can_write, one_driver_per_run, temporary_folder
 from recipe.holderpo.fault_tolerance.signals import (
     ExitStatus,
     Stopped,
@@ -35,9 +36,6 @@ from recipe.holderpo.fault_tolerance.signals import (
 from recipe.holderpo.startup.server import ForkServer
 from recipe.holderpo.tasks.registry import make_embedded
 
-COMMAND_VARIABLE = "HOLDERPO_COMMAND"
-"""Environment variable with the command line that the user typed, set by scripts/ and the launcher."""
-
 
 def run(config: DictConfig) -> None:
     exit_on_sigterm()
@@ -46,6 +44,7 @@ def run(config: DictConfig) -> None:
     check_config(config)
     check_cluster(config)
     run_dir = Path(config.run_dir)
+    check_can_write("run_dir", run_dir)
     with ExitStack() as held:
         if run_dir.exists():
             held.enter_context(one_driver_per_run(config.run, run_dir))
@@ -55,7 +54,10 @@ def run(config: DictConfig) -> None:
             server = held.enter_context(ForkServer()) if config.fork_workers else None
         checkpoint = find_checkpoint(config)
         check_resume(config, checkpoint)
-        make_embedded(config.embedded_model, config.embedded_data, Path(config.cache_dir))
+        try:
+            make_embedded(config.embedded_model, config.embedded_data, Path(config.cache_dir))
+        except OSError as error:
+            raise ConfigError(f"cache_dir is {config.cache_dir!r}; nothing can be made in it: {error}") from error
         check_with_verl(config)
         check_inputs(config)
         if not run_dir.exists():
@@ -142,20 +144,6 @@ def report(config: DictConfig) -> None:
     print(final_table(run_dir))
 
 
-def how_to_resume(config: DictConfig, arguments: Sequence[str], environment: Mapping[str, str]) -> str:
-    """The command that resumes this run, as the user typed it.
-
-    Args:
-        arguments: `sys.argv`, which counts where neither a script nor the launcher started this process.
-    """
-    if config.trainer.nnodes > 1:
-        return f"to resume from the last checkpoint: the same command on every node, with run={config.run}"
-    typed = environment.get(COMMAND_VARIABLE)
-    words = shlex.split(typed) if typed else ["python", "-m", "recipe.holderpo.main", *arguments[1:]]
-    kept = [word for word in words if not word.startswith("run=")]
-    return f"to resume from the last checkpoint: {shlex.join([*kept, f'run={config.run}'])}"
-
-
 register_resolvers()  # Hydra composes before `main` is called
 
 
@@ -171,4 +159,9 @@ def main(config: DictConfig) -> None:
 if __name__ == "__main__":
     if wants_help(sys.argv[1:]):
         sys.exit(print(help_text(__doc__)))
-    main()
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # raised to here, where Hydra would print some lines of its own
+    try:
+        main()
+    except HydraException as error:  # an override that it refuses
+        print_error(error)
+        sys.exit(ExitStatus.REFUSED)

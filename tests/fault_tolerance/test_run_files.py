@@ -10,7 +10,12 @@ from pathlib import Path
 import pytest
 
 from recipe.holderpo.config.errors import ConfigError
-from recipe.holderpo.fault_tolerance.run_files import LONGEST_BASE, one_driver_per_run, temporary_folder
+from recipe.holderpo.fault_tolerance.run_files import (
+    LONGEST_BASE,
+    check_can_write,
+    one_driver_per_run,
+    temporary_folder,
+)
 
 HOLD = """
 import sys, time
@@ -82,9 +87,32 @@ def test_after_an_error_it_stays_until_the_same_run_is_started_again(
 
 def test_a_base_that_is_too_long_for_sockets_is_refused(base: Path, tmp_path: Path) -> None:
     os.environ["RAY_TMPDIR"] = "/" + "x" * LONGEST_BASE
-    refused = pytest.raises(ConfigError, match=rf"RAY_TMPDIR is '/x+'; allowed is a path of at most {LONGEST_BASE}")
+    refused = pytest.raises(ConfigError, match=r"RAY_TMPDIR is '/x+'; allowed is an absolute path of at most")
     with refused, temporary_folder(tmp_path):
         pass
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("/dev/null", "in which no folder can be made .Not a directory"),
+        ("/none", "in which .* .No such file"),
+        ("t", "abs"),
+    ],
+)
+def test_a_base_in_which_nothing_can_be_made_is_named(name: str, said: str, base: Path, tmp_path: Path) -> None:
+    os.environ["RAY_TMPDIR"] = name
+    with pytest.raises(ConfigError, match=f"RAY_TMPDIR is '{name}'.*{said}"), temporary_folder(tmp_path):
+        pass
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    check_can_write("run_dir", tmp_path / "a" / "b")
+    (tmp_path / "file").touch()
+    for wrong, why in ((tmp_path / "file" / "r", "Not a directory"), (tmp_path / ("x" * 300), "File name too long")):
+        with pytest.raises(ConfigError, match=f"run_dir is '{wrong}', which cannot be written .{why}: "):
+            check_can_write("run_dir", wrong)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 SHARE = """

@@ -12,7 +12,7 @@ import pytest
 
 from recipe.holderpo.config.errors import ConfigError
 from recipe.holderpo.launch import cluster
-from recipe.holderpo.launch.__main__ import checked, resources
+from recipe.holderpo.launch.__main__ import checked, join, resources
 from recipe.holderpo.launch.settings import Node, legacy_overrides, read_node
 
 
@@ -34,12 +34,25 @@ def test_several_nodes_by_slurms_variables() -> None:
     assert read_node(slurm | {"NNODES": "1"}) == Node()  # ours come first
 
 
+HEAD = {"NNODES": "2", "NODE_RANK": "0", "HEAD_ADDR": "127.0.0.1"}
 BAD = {
     "NNODES": ({"NNODES": "two"}, "NNODES is 'two'; allowed is a whole number from 1"),
     "no rank": ({"NNODES": "2", "HEAD_ADDR": "a"}, "NODE_RANK is not set; allowed with NNODES=2 is 0 (the head) to 1"),
     "rank": ({"NNODES": "2", "HEAD_ADDR": "a", "NODE_RANK": "2"}, "NODE_RANK is '2'; allowed is a whole number from 0 to 1"),
     "no head": ({"NNODES": "2", "NODE_RANK": "1"}, "HEAD_ADDR is not set"),
     "port": ({"RAY_PORT": "70000"}, "RAY_PORT is '70000'"),
+    "a digit for str.isdigit, not for int": ({"NNODES": "²"}, "NNODES is '²'; allowed is a whole number from 1"),
+    "a digit for int": ({"NNODES": "٢"}, "NNODES is '٢'; allowed is a whole number from 1"),
+    "more digits than int takes": ({"RAY_PORT": "9" * 5000}, "...'; allowed is a whole number from 1 to 65535"),
+    "rank of one": ({"NNODES": "1", "NODE_RANK": "1"}, "NODE_RANK is '1'; allowed is 0"),
+    "Slurm's number": ({"SLURM_NNODES": "two", "SLURM_NODEID": "0"}, "SLURM_NNODES is 'two'; allowed is a whole number"),
+    "no name": (HEAD | {"HEAD_ADDR": "a..b"}, "HEAD_ADDR is 'a..b', which cannot be looked up ("),
+    "long name": (HEAD | {"HEAD_ADDR": "a" * 300}, "HEAD_ADDR is 'aaa"),
+    "an address and a port": (HEAD | {"HEAD_ADDR": "127.0.0.1:1"}, "HEAD_ADDR is '127.0.0.1:1', which cannot be looked up ("),
+    "any address": (HEAD | {"HEAD_ADDR": "0"}, "HEAD_ADDR is '0'; allowed is the address at which"),
+    "own name": (HEAD | {"NODE_ADDR": "x y"}, "NODE_ADDR is 'x y', which cannot be looked up ("),
+    "a head, and no number": ({"HEAD_ADDR": "10.0.0.1"}, "NNODES is not set; allowed with HEAD_ADDR=10.0.0.1 is"),
+    "half of Slurm's": ({"SLURM_NODEID": "1"}, "NNODES is not set; allowed with SLURM_NODEID=1 is the number of nodes"),
     "scontrol": ({"SLURM_NNODES": "2", "SLURM_NODEID": "0", "SLURM_JOB_NODELIST": "x"}, "scontrol cannot read"),
 }  # fmt: skip
 
@@ -49,7 +62,33 @@ def test_a_wrong_variable_is_named(case: str) -> None:
     environment, message = BAD[case]
     with pytest.raises(ConfigError) as caught:
         read_node(environment)
-    assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert message in str(caught.value) and "\n" not in str(caught.value) and len(str(caught.value)) < 300
+
+
+def test_an_empty_variable_is_not_set() -> None:
+    assert read_node(dict.fromkeys(("NNODES", "NODE_RANK", "HEAD_ADDR", "RAY_PORT", "SLURM_NNODES"), "")) == Node()
+    slurm = {"NNODES": "", "HEAD_ADDR": "", "SLURM_NNODES": "2", "SLURM_NODEID": "1"}
+    assert read_node(slurm, first_host=lambda _: "gpu03") == Node(2, 1, "gpu03")
+
+
+@pytest.mark.parametrize(
+    ("node", "said"),
+    [
+        (Node(2, 1, "no.such.host.invalid"), "HEAD_ADDR is 'no.such.host.invalid', which cannot be looked up"),
+        (Node(2, 1, "127.0.0.1", address="192.0.2.1"), "NODE_ADDR is 192.0.2.1, which is no address of this machine"),
+    ],
+)
+def test_a_node_that_could_never_join_does_not_wait(node: Node, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        join(node, [])
+
+
+def test_the_launcher_leaves_what_is_slow_to_its_driver() -> None:
+    """So that the driver's own checks are over within seconds of the command."""
+    code = "import sys, recipe.holderpo.launch.__main__; print({'torch', 'verl', 'ray'} & {*sys.modules})"
+    root = Path(__file__).parents[2]
+    out = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "set()"
 
 
 def test_the_authors_variables_become_overrides() -> None:
@@ -131,6 +170,13 @@ def test_a_taken_port_is_named() -> None:
         ):
             cluster.check_port("127.0.0.1", port)
     cluster.check_port("127.0.0.1", port)
+
+
+def test_the_address_of_another_machine_is_named() -> None:
+    with pytest.raises(
+        ConfigError, match=r"HEAD_ADDR or NODE_ADDR is 192\.0\.2\.1, which is no address of this machine"
+    ):
+        cluster.check_port("192.0.2.1", 6379)  # of RFC 5737's, which nobody has
 
 
 def test_a_head_that_never_answers_is_named() -> None:

@@ -20,6 +20,24 @@ from recipe.holderpo.config.errors import ConfigError
 LONGEST_BASE = 15
 
 
+def check_can_write(key: str, folder: Path) -> None:
+    """Look whether a folder can be written, or made, without making it.
+
+    Raises:
+        ConfigError: it cannot; key: whose value the folder is.
+    """
+    there = folder
+    try:
+        while not there.exists():
+            there = there.parent
+        with tempfile.TemporaryFile(dir=there) as file:
+            file.write(bytes(4096))
+    except OSError as error:
+        raise ConfigError(
+            f"{key} is {str(folder)!r}, which cannot be written ({error.strerror}: {there}); allowed is a folder that can"
+        ) from None
+
+
 @contextmanager
 def one_driver_per_run(run: str, run_dir: Path) -> Iterator[None]:
     """Hold the run's lock, which is released when its process ends, however it ends.
@@ -54,14 +72,21 @@ def temporary_folder(run_dir: Path, node: int = 0) -> Iterator[Path]:
         Path(os.environ.get("RAY_TMPDIR") or "/tmp"),
         hashlib.sha256(f"{run_dir} {node}".encode()).hexdigest()[:6],
     )
-    if len(str(base)) > LONGEST_BASE:
-        raise ConfigError(f"RAY_TMPDIR is {str(base)!r}; allowed is a path of at most {LONGEST_BASE} characters")
+    if len(str(base)) > LONGEST_BASE or not base.is_absolute():
+        raise ConfigError(
+            f"RAY_TMPDIR is {str(base)!r}; allowed is an absolute path of at most {LONGEST_BASE} characters"
+        )
     if run_dir.exists():  # and locked, so it has no other driver
         for left in base.glob(f"holderpo-{name}-*"):
             shutil.rmtree(left, ignore_errors=True)
             remove_weights(left)
     folder = base / f"holderpo-{name}-{os.getpid()}"
-    folder.mkdir(mode=0o700)
+    try:
+        folder.mkdir(mode=0o700)
+    except OSError as error:
+        raise ConfigError(
+            f"RAY_TMPDIR is {str(base)!r}, in which no folder can be made ({error.strerror}); allowed is one in which it can"
+        ) from None
     # torch.compile's results are worth keeping; its precompiled headers would be made in TMPDIR, at each start anew.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/torchinductor_{os.getuid()}")
     os.environ.setdefault("TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS", "0")

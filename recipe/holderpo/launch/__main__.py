@@ -16,11 +16,11 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from recipe.holderpo.config.checks import check_config
 from recipe.holderpo.config.compose import compose_config, set_environment
 from recipe.holderpo.config.errors import ConfigError, print_error
 from recipe.holderpo.config.help import help_text, wants_help
-from recipe.holderpo.fault_tolerance.run_files import temporary_folder
+from recipe.holderpo.fault_tolerance.command import COMMAND_VARIABLE
+from recipe.holderpo.fault_tolerance.run_files import check_can_write, temporary_folder
 from recipe.holderpo.fault_tolerance.signals import (
     ExitStatus,
     exit_on_sigterm,
@@ -29,8 +29,7 @@ from recipe.holderpo.fault_tolerance.signals import (
     wait_forwarding,
 )
 from recipe.holderpo.launch import cluster
-from recipe.holderpo.launch.settings import Node, legacy_overrides, read_node
-from recipe.holderpo.main import COMMAND_VARIABLE
+from recipe.holderpo.launch.settings import Node, address_of, legacy_overrides, read_node
 from recipe.holderpo.startup.server import ForkServer
 
 
@@ -127,6 +126,9 @@ def ray_head(node: Node, config: DictConfig) -> Iterator[tuple[dict[str, str], l
 
 
 def join(node: Node, overrides: Sequence[str]) -> int:
+    address_of("HEAD_ADDR", node.head)  # else it would be waited for
+    if node.address is not None:
+        cluster.check_port(node.address, 0)
     config = checked(overrides)
     with ExitStack() as held:
         folder = held.enter_context(temporary_folder(Path(config.run_dir), node.rank))
@@ -156,9 +158,12 @@ def join(node: Node, overrides: Sequence[str]) -> int:
 
 def checked(overrides: Sequence[str]) -> DictConfig:
     """The composed config, checked as the driver will check it: a wrong value must not cost a cluster's start."""
+    from recipe.holderpo.config.checks import check_config  # takes seconds, which a driver alone need not wait for
+
     config = compose_config(overrides)
     set_environment(config)
     check_config(config)
+    check_can_write("run_dir", Path(config.run_dir))
     return config
 
 

@@ -1,5 +1,6 @@
 """A Ray cluster for one run: started with token authentication, waited for, and taken down again, ours and no other."""
 
+import errno
 import os
 import secrets
 import signal
@@ -75,8 +76,13 @@ def port_error(address: str, port: int) -> str | None:
 
 
 def check_port(address: str, port: int) -> None:
-    """Raises ConfigError if something listens on the head's port already."""
+    """Raises ConfigError if nothing can listen on this node's port (0: on any): it is taken, or the address is another's."""
     error = port_error(address, port)
+    if error == os.strerror(errno.EADDRNOTAVAIL):
+        raise ConfigError(
+            f"HEAD_ADDR or NODE_ADDR is {address}, which is no address of this machine; allowed on the node of rank 0 is its "
+            "own, and NODE_ADDR is this node's"
+        )
     if error is not None:
         raise ConfigError(f"RAY_PORT is {port}; it cannot be used on {address}: {error}")
 

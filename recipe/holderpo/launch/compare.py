@@ -20,10 +20,10 @@ from omegaconf import DictConfig
 from recipe.holderpo.config.compose import CONF, compose_config
 from recipe.holderpo.config.errors import ConfigError
 from recipe.holderpo.config.help import help_text, wants_help
+from recipe.holderpo.fault_tolerance.command import COMMAND_VARIABLE
 from recipe.holderpo.fault_tolerance.signals import ExitStatus
 from recipe.holderpo.launch.__main__ import RunFailed, checked, drive, exit_status, ray_head
 from recipe.holderpo.launch.settings import Node
-from recipe.holderpo.main import COMMAND_VARIABLE
 from recipe.holderpo.report.record import METRICS_FILE, read_metrics
 
 USUAL = {

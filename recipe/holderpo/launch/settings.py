@@ -1,5 +1,6 @@
 """What the environment says about the launch: which node this is, and the authors' environment variables. Pure functions."""
 
+import re
 import socket
 import subprocess
 from collections.abc import Callable, Mapping
@@ -22,6 +23,7 @@ SCHEDULES = {
     "power": ("power", False), "power_desc": ("power", False), "power_asc": ("power", True),
     "cube": ("cubic", False), "cube_desc": ("cubic", False), "cube_asc": ("cubic", True),
 }  # fmt: skip
+MOST_NODES = 10**5
 
 
 @dataclass(frozen=True)
@@ -44,52 +46,71 @@ def _whole(environment: Mapping[str, str], name: str, default: int, low: int, hi
     text = environment.get(name, "")
     if not text:
         return default
-    if not text.isdigit() or not low <= int(text) <= high:
-        raise ConfigError(f"{name} is {text!r}; allowed is a whole number from {low} to {high}")
+    # int() and isdigit() know the digits of every script, and int() a limit of its own
+    if not re.fullmatch("[0-9]{1,9}", text) or not low <= int(text) <= high:
+        allowed = f"a whole number from {low} to {high}" if low < high else str(low)
+        raise ConfigError(f"{name} is {_short(text)}; allowed is {allowed}")
     return int(text)
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 80 else f"{text[:80]}...")
 
 
 def first_slurm_host(nodes: str) -> str:
     """The first host of a Slurm node list such as gpu[03-06,9]. Raises ConfigError if scontrol cannot say."""
     try:
         done = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError) as error:
+        return done.stdout.split()[0]
+    except (OSError, IndexError, subprocess.CalledProcessError) as error:
         raise ConfigError(
-            f"HEAD_ADDR is not set, and scontrol cannot read SLURM_JOB_NODELIST={nodes!r}: {error}"
+            f"HEAD_ADDR is not set, and scontrol cannot read SLURM_JOB_NODELIST={_short(nodes)}: {error}"
         ) from None
-    return done.stdout.split()[0]
 
 
-def address_of(host: str) -> str:
-    """The IPv4 address of a host name, which Ray asks for. Raises ConfigError if it has none."""
+def address_of(name: str, host: str) -> str:
+    """The IPv4 address of a host name, which Ray asks for. Raises ConfigError, which names the variable, if it has none."""
     try:
-        return socket.gethostbyname(host)
-    except OSError as error:
-        raise ConfigError(f"HEAD_ADDR is {host!r}, which cannot be looked up: {error.strerror or error}") from None
+        address = socket.gethostbyname(host)
+    except (OSError, UnicodeError) as error:  # the latter where it cannot be a name at all
+        why = getattr(error, "strerror", None) or error
+        raise ConfigError(
+            f"{name} is {_short(host)}, which cannot be looked up ({why}); allowed is a host name or an IPv4 address"
+        ) from None
+    if address == "0.0.0.0":
+        raise ConfigError(f"{name} is {_short(host)}; allowed is the address at which other nodes reach this one")
+    return address
 
 
 def read_node(environment: Mapping[str, str], first_host: Callable[[str], str] = first_slurm_host) -> Node:
-    """NNODES, NODE_RANK, HEAD_ADDR, NODE_ADDR, RAY_PORT and NODE_WAIT_S; where they are not set, Slurm's variables.
+    """NNODES, NODE_RANK, HEAD_ADDR, NODE_ADDR, RAY_PORT and NODE_WAIT_S; where they are not set, Slurm's variables. An empty
+    one is not set.
 
     Raises ConfigError with one line that names the variable."""
-    slurm = "SLURM_NNODES" in environment and "NNODES" not in environment and int(environment["SLURM_NNODES"]) > 1
-    merged = dict(environment)
+    merged = {name: value for name, value in environment.items() if value}
+    slurm = "NNODES" not in merged and _whole(merged, "SLURM_NNODES", 1, 1, MOST_NODES) > 1
     if slurm:
-        merged.setdefault("NNODES", environment["SLURM_NNODES"])
-        merged.setdefault("NODE_RANK", environment.get("SLURM_NODEID", ""))
-        if not merged.get("HEAD_ADDR"):
-            merged["HEAD_ADDR"] = first_host(environment.get("SLURM_JOB_NODELIST", ""))
-    nodes = _whole(merged, "NNODES", 1, 1, 10**5)
+        merged["NNODES"] = merged["SLURM_NNODES"]
+        merged.setdefault("NODE_RANK", merged.get("SLURM_NODEID", ""))
+        if "HEAD_ADDR" not in merged:
+            merged["HEAD_ADDR"] = first_host(merged.get("SLURM_JOB_NODELIST", ""))
+    elif not {"NNODES", "SLURM_NNODES"} & {*merged}:
+        # one node of several whose number got lost must not train by itself
+        for name in ("HEAD_ADDR", "SLURM_NODEID"):
+            if merged.get(name, "0") != "0":
+                raise ConfigError(f"NNODES is not set; allowed with {name}={merged[name]} is the number of nodes")
+    nodes = _whole(merged, "NNODES", 1, 1, MOST_NODES)
     if nodes > 1 and not merged.get("NODE_RANK"):
         raise ConfigError(f"NODE_RANK is not set; allowed with NNODES={nodes} is 0 (the head) to {nodes - 1}")
     rank = _whole(merged, "NODE_RANK", 0, 0, nodes - 1)
     if nodes > 1 and not merged.get("HEAD_ADDR"):
         raise ConfigError(f"HEAD_ADDR is not set; allowed with NNODES={nodes} is the address of the node of rank 0")
+    own = "NODE_ADDR" if "NODE_ADDR" in merged else "HEAD_ADDR" if rank == 0 and nodes > 1 else None
     return Node(
         nodes=nodes,
         rank=rank,
         head=merged.get("HEAD_ADDR") or "127.0.0.1",
-        address=merged.get("NODE_ADDR") or (address_of(merged["HEAD_ADDR"]) if rank == 0 and nodes > 1 else None),
+        address=address_of(own, merged[own]) if own else None,
         port=_whole(merged, "RAY_PORT", 6379, 1, 65535),
         wait_s=float(_whole(merged, "NODE_WAIT_S", 600, 1, 10**6)),
     )
