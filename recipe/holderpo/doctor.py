@@ -6,6 +6,7 @@ One line per check, and for each that fails how to fix it. Exit status 1 if one 
 import importlib.metadata
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,9 +24,12 @@ from recipe.holderpo.fault_tolerance.resume import check_resume, find_checkpoint
 from recipe.holderpo.launch.cluster import port_error
 from recipe.holderpo.launch.settings import read_node
 from recipe.holderpo.main import check_inputs
+from recipe.holderpo.plan import MODELS, checkpoint_gb, read_architecture
 from recipe.holderpo.report.text_table import text_table
 
 MIN_DISK_GB, MIN_SHM_GB = 20, 1
+DISK_FOR_LOGS_GB = 2
+MIN_DRIVER = 580  # of CUDA 13
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,34 @@ def check_gpus(config: DictConfig) -> Finding:
     found = f"{there}" + (f" of {min(memory):.0f} GiB" if memory else "")
     fix = f"trainer.n_gpus_per_node is {wanted}: fewer, or CUDA_VISIBLE_DEVICES and the driver (nvidia-smi)"
     return Finding("GPUs", found, None if there >= wanted else fix)
+
+
+def check_driver(config: DictConfig, ask: Callable[[], str] | None = None) -> Finding:
+    """NVIDIA's driver, which has to know the CUDA that the packages were built for."""
+    if config.trainer.device != "cuda":
+        return Finding("driver", f"not needed: trainer.device={config.trainer.device}")
+    try:
+        version = (ask or driver_version)()
+        fits = int(version.split(".")[0]) >= MIN_DRIVER
+    except (OSError, subprocess.CalledProcessError, ValueError) as error:
+        return Finding("driver", f"nvidia-smi does not say: {error}", "install NVIDIA's driver")
+    return Finding("driver", version, None if fits else f"CUDA 13 wants {MIN_DRIVER} or later")
+
+
+def driver_version() -> str:
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    return subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip().split("\n")[0]
+
+
+def disk_needed_gb(config: DictConfig) -> float:
+    """The checkpoints that are kept and the one in the making, where the model's size is known before it is loaded."""
+    folder = Path(str(config.actor_rollout_ref.model.path)).expanduser()
+    try:
+        known = read_architecture(folder) if (folder / "config.json").exists() else None
+    except (OSError, ValueError, KeyError):
+        known = None
+    model = known or MODELS.get(str(config.model_name).replace("-", "_"))
+    return MIN_DISK_GB if model is None else (config.keep_checkpoints + 1) * checkpoint_gb(model) + DISK_FOR_LOGS_GB
 
 
 def check_collectives(config: DictConfig) -> Finding:
@@ -174,9 +206,10 @@ def examine(config: DictConfig, port: int) -> list[Finding]:
         *check_versions("cpu" if config.trainer.device == "cpu" else "gpu"),
         check_plugin(),
         check_gpus(config),
+        check_driver(config),
         check_collectives(config),
         check_port(port),
-        check_space("disk", Path(config.run_dir), MIN_DISK_GB, "run_dir=... on another disk"),
+        check_space("disk", Path(config.run_dir), disk_needed_gb(config), "another run_dir, or keep_checkpoints=1"),
         check_space("shared memory", Path("/dev/shm"), MIN_SHM_GB, "docker run --shm-size=10g, or --ipc=host"),
         *check_files(config),
         check_wandb(config, dict(os.environ)),

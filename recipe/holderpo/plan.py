@@ -11,6 +11,7 @@ a real small model. Times are a roofline with the efficiencies below: right to a
 
 import argparse
 import json
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,10 @@ GB = 1e9
 TRAIN_EFFICIENCY, DECODE_EFFICIENCY = 0.35, 0.6
 # What CUDA, NCCL and the allocator's fragmentation take of each GPU.
 OVERHEAD_GB = 4.0
+# A checkpoint's bytes per parameter: float32 weights and AdamW's two moments. keep_checkpoints=2 and one in the making.
+CHECKPOINT_BYTES, CHECKPOINTS_AT_ONCE = 12, 3
+# GB/s of a shared file system that all ranks write to together, and of one rank that hashes what it wrote.
+DISK_GB_S, HASH_GB_S = 1.0, 0.75
 
 
 @dataclass(frozen=True)
@@ -187,6 +192,32 @@ def estimate(model: Architecture, gpus: int, work: Workload, gpu: Gpu, tensor_pa
     )
 
 
+def checkpoint_gb(model: Architecture) -> float:
+    return CHECKPOINT_BYTES * model.parameters / GB
+
+
+def save_seconds(model: Architecture, gpus: int) -> float:
+    """Of a checkpoint: written by all ranks to one file system, then hashed by each rank."""
+    return checkpoint_gb(model) * (1 / DISK_GB_S + 1 / gpus / HASH_GB_S)
+
+
+def stop_grace_seconds(step_s: float, save_s: float) -> int:
+    """What `stop_grace_s` should be at least: a step and a save, twice, since the estimate is right to a factor of two; in
+    whole minutes."""
+    return 60 * math.ceil(2 * (step_s + save_s) / 60)
+
+
+def checkpoint_rows(models: dict[str, Architecture], counts: list[int], work: Workload, gpu: Gpu) -> list[list[str]]:
+    table = [["model", "GPUs", "checkpoint GB", "disk GB", "save s", "stop_grace_s", "notice s"]]
+    for name, model in models.items():
+        for gpus in counts:
+            size, save_s = checkpoint_gb(model), save_seconds(model, gpus)
+            grace = stop_grace_seconds(estimate(model, gpus, work, gpu).step_s, save_s)
+            figures = (size, CHECKPOINTS_AT_ONCE * size, save_s, grace, grace + 60)
+            table.append([name, str(gpus), *(f"{figure:.0f}" for figure in figures)])
+    return table
+
+
 def rows(models: dict[str, Architecture], counts: list[int], work: Workload, gpu: Gpu) -> list[list[str]]:
     head = [
         "model",
@@ -243,13 +274,14 @@ def main(argv: list[str] | None = None) -> None:
         )
     except (OSError, ValueError) as error:
         parser.error(str(error))
-    table = rows(
-        models,
-        options.gpus,
-        Workload(response_tokens=options.response_tokens),
-        Gpu(options.gpu_gb, options.bandwidth, options.tflops),
-    )
+    work = Workload(response_tokens=options.response_tokens)
+    gpu = Gpu(options.gpu_gb, options.bandwidth, options.tflops)
+    table = rows(models, options.gpus, work, gpu)
     print(text_table(table))
+    print(
+        "Checkpoints, and how long before the end SIGTERM has to come (Slurm's --signal=TERM@..., Kubernetes' grace period):"
+    )
+    print(text_table(checkpoint_rows(models, options.gpus, work, gpu)))
     print("An estimate: memory in GB per GPU is counted, times are a roofline (see --help). Not measured on GPUs.")
 
 

@@ -57,6 +57,26 @@ def test_too_few_gpus() -> None:
     assert finding.found == "0" and finding.fix is not None and "trainer.n_gpus_per_node is 8" in finding.fix
 
 
+def test_an_old_driver_and_none() -> None:
+    gpu = compose_config([*CPU, "hardware=gpu"])
+    assert doctor.check_driver(gpu, lambda: "580.65.06") == doctor.Finding("driver", "580.65.06")
+    assert doctor.check_driver(gpu, lambda: "570.124.06").fix == "CUDA 13 wants 580 or later"
+    assert doctor.check_driver(gpu).fix is not None  # no nvidia-smi here
+    assert doctor.check_driver(compose_config([*CPU, "hardware=cpu"])).fix is None
+
+
+def test_the_disk_that_a_models_checkpoints_need() -> None:
+    """float32 weights and AdamW's moments of 7,615,616,512 parameters; two kept and one in the making."""
+    gpu = [*CPU, "hardware=gpu", "task=math"]
+    needed = doctor.disk_needed_gb(compose_config([*gpu, "model=qwen2.5_math_7b"]))
+    assert needed == pytest.approx(3 * 12 * 7.615616512 + doctor.DISK_FOR_LOGS_GB)
+    four = doctor.disk_needed_gb(compose_config([*gpu, "model=qwen2.5_math_7b", "keep_checkpoints=4"]))
+    assert four - needed == pytest.approx(2 * 12 * 7.615616512)
+    assert (
+        doctor.disk_needed_gb(compose_config([*CPU, "model=clock"])) == doctor.MIN_DISK_GB
+    )  # of unknown size before it is made
+
+
 def test_a_taken_port() -> None:
     with socket.socket() as taken:
         taken.bind(("", 0))

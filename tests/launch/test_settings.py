@@ -13,7 +13,7 @@ import pytest
 from recipe.holderpo.config.errors import ConfigError
 from recipe.holderpo.launch import cluster
 from recipe.holderpo.launch.__main__ import checked, join, resources
-from recipe.holderpo.launch.settings import Node, legacy_overrides, read_node
+from recipe.holderpo.launch.settings import Node, first_slurm_host, legacy_overrides, read_node
 
 
 def test_one_node_is_the_default() -> None:
@@ -29,7 +29,7 @@ def test_several_nodes_by_our_variables() -> None:
 
 def test_several_nodes_by_slurms_variables() -> None:
     slurm = {"SLURM_NNODES": "2", "SLURM_NODEID": "1", "SLURM_JOB_NODELIST": "gpu[03-04]"}
-    node = read_node(slurm, first_host=lambda nodes: {"gpu[03-04]": "gpu03"}[nodes])
+    node = read_node(slurm)
     assert (node.nodes, node.rank, node.head, node.address) == (2, 1, "gpu03", None)
     assert read_node(slurm | {"NNODES": "1"}) == Node()  # ours come first
 
@@ -53,7 +53,9 @@ BAD = {
     "own name": (HEAD | {"NODE_ADDR": "x y"}, "NODE_ADDR is 'x y', which cannot be looked up ("),
     "a head, and no number": ({"HEAD_ADDR": "10.0.0.1"}, "NNODES is not set; allowed with HEAD_ADDR=10.0.0.1 is"),
     "half of Slurm's": ({"SLURM_NODEID": "1"}, "NNODES is not set; allowed with SLURM_NODEID=1 is the number of nodes"),
-    "scontrol": ({"SLURM_NNODES": "2", "SLURM_NODEID": "0", "SLURM_JOB_NODELIST": "x"}, "scontrol cannot read"),
+    "half a bracket": ({"SLURM_NNODES": "2", "SLURM_NODEID": "0", "SLURM_JOB_NODELIST": "a[1"}, "NODELIST is 'a[1'"),
+    "no node list": ({"SLURM_NNODES": "2", "SLURM_NODEID": "1"}, "HEAD_ADDR is not set, and SLURM_JOB_NODELIST is ''"),
+    "a name for oneself": (HEAD | {"HEAD_ADDR": "localhost"}, "HEAD_ADDR is 'localhost', which is 127.0.0.1 on this machine"),
 }  # fmt: skip
 
 
@@ -67,8 +69,37 @@ def test_a_wrong_variable_is_named(case: str) -> None:
 
 def test_an_empty_variable_is_not_set() -> None:
     assert read_node(dict.fromkeys(("NNODES", "NODE_RANK", "HEAD_ADDR", "RAY_PORT", "SLURM_NNODES"), "")) == Node()
-    slurm = {"NNODES": "", "HEAD_ADDR": "", "SLURM_NNODES": "2", "SLURM_NODEID": "1"}
-    assert read_node(slurm, first_host=lambda _: "gpu03") == Node(2, 1, "gpu03")
+    slurm = {
+        "NNODES": "",
+        "HEAD_ADDR": "",
+        "SLURM_NNODES": "2",
+        "SLURM_NODEID": "1",
+        "SLURM_JOB_NODELIST": "gpu03,gpu04",
+    }
+    assert read_node(slurm) == Node(2, 1, "gpu03")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),  # as scontrol show hostnames says
+    [
+        ("gpu03", "gpu03"),
+        ("gpu[03-06,9]", "gpu03"),
+        ("gpu[9,03-06]", "gpu9"),
+        ("rack[1-2]-node[07-09]-ib,login", "rack1-node07-ib"),
+        ("a.example.org,b[1-3]", "a.example.org"),
+        ("n-1,n-2", "n-1"),
+    ],
+)
+def test_the_first_host_of_a_node_list(nodes: str, first: str) -> None:
+    assert first_slurm_host(nodes) == first
+
+
+def test_a_node_whose_own_name_is_a_loopback_address_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "gethostbyname", {"node1": "127.0.1.1", "10.0.0.1": "10.0.0.1"}.__getitem__)
+    with pytest.raises(ConfigError, match=r"HEAD_ADDR is 'node1', which is 127\.0\.1\.1 on this machine"):
+        read_node({"NNODES": "2", "NODE_RANK": "0", "HEAD_ADDR": "node1"})
+    own = read_node({"NNODES": "2", "NODE_RANK": "0", "HEAD_ADDR": "node1", "NODE_ADDR": "10.0.0.1"})
+    assert own.address == "10.0.0.1"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The estimate's counts against real models: parameters exactly, optimiser state exactly, activations closely."""
 
+import re
 from itertools import pairwise
 from pathlib import Path
 
@@ -7,7 +8,22 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 
-from recipe.holderpo.plan import MODELS, Architecture, Gpu, Workload, estimate, main, read_architecture
+from recipe.holderpo.config.compose import compose_config
+from recipe.holderpo.plan import (
+    MODELS,
+    Architecture,
+    Gpu,
+    Workload,
+    checkpoint_gb,
+    checkpoint_rows,
+    estimate,
+    main,
+    read_architecture,
+    save_seconds,
+    stop_grace_seconds,
+)
+
+ROOT = Path(__file__).parents[2]
 
 SHAPE = {
     "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
@@ -97,7 +113,10 @@ def test_kv_cache_by_hand() -> None:
 def test_the_table_says_that_it_is_an_estimate(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--model", "qwen2.5_math_7b", "--gpus", "4", "512"])
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 4 and "estimate" in lines[-1] and lines[1].split()[0] == "qwen2.5_math_7b"
+    assert "estimate" in lines[-1]
+    assert [line.split()[:2] for line in lines if line.startswith("qwen")] == [
+        ["qwen2.5_math_7b", "7.62"], ["qwen2.5_math_7b", "7.62"], ["qwen2.5_math_7b", "4"], ["qwen2.5_math_7b", "512"],
+    ]  # fmt: skip
 
 
 def test_another_family_is_refused(tmp_path: Path) -> None:
@@ -111,3 +130,24 @@ def test_another_family_is_refused(tmp_path: Path) -> None:
 def test_architecture_of_one_layer_by_hand() -> None:
     # embeddings 2*5*2, attention q 2x2 + k, v 2x2 each + o 2x2 = 16, bias 6, mlp 3*2*3 = 18, norms 4, final norm 2
     assert Architecture(2, 1, 1, 1, 2, 3, 5).parameters == 20 + 16 + 6 + 18 + 4 + 2
+
+
+def test_the_notice_is_longer_than_the_grace_period_and_that_than_a_step_and_a_save() -> None:
+    model, work, gpu = MODELS["qwen2.5_math_7b"], Workload(), Gpu()
+    assert checkpoint_gb(model) == pytest.approx(91.387, abs=1e-3)  # 12 bytes of each of 7,615,616,512
+    assert save_seconds(model, 4) == pytest.approx(91.387 + 91.387 / 4 / 0.75, abs=1e-2)
+    assert [stop_grace_seconds(*times) for times in ((10.0, 20.0), (10.0, 20.1), (92.0, 122.0))] == [60, 120, 480]
+    (_, row) = checkpoint_rows({"qwen2.5_math_7b": model}, [4], work, gpu)
+    grace, notice = int(row[5]), int(row[6])
+    assert grace >= 2 * (estimate(model, 4, work, gpu).step_s + save_seconds(model, 4)) and notice == grace + 60
+
+
+def test_the_presets_and_the_batch_scripts_give_the_time_that_the_largest_step_needs() -> None:
+    grace = compose_config(["task=math", "hardware=gpu", "model=qwen3_8b_base"]).stop_grace_s
+    needed = max(int(row[5]) for row in checkpoint_rows(MODELS, [4, 8], Workload(), Gpu())[1:])
+    slurm = re.search(r"--signal=TERM@(\d+)", (ROOT / "scripts/slurm/run_qwen_math.sbatch").read_text())
+    kubernetes = re.search(
+        r"terminationGracePeriodSeconds: (\d+)", (ROOT / "scripts/kubernetes/rayjob.yaml").read_text()
+    )
+    assert slurm is not None and kubernetes is not None
+    assert needed <= grace < min(int(slurm[1]), int(kubernetes[1]))

@@ -2,8 +2,7 @@
 
 import re
 import socket
-import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from recipe.holderpo.config.errors import ConfigError
@@ -58,14 +57,15 @@ def _short(text: str) -> str:
 
 
 def first_slurm_host(nodes: str) -> str:
-    """The first host of a Slurm node list such as gpu[03-06,9]. Raises ConfigError if scontrol cannot say."""
-    try:
-        done = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True)
-        return done.stdout.split()[0]
-    except (OSError, IndexError, subprocess.CalledProcessError) as error:
+    """The first host of a Slurm node list: gpu03 of gpu[03-06,9],login. There may be no scontrol, as in a container.
+
+    Raises ConfigError where it is no such list."""
+    first = re.match(r"(?:[\w.-]|\[[\d,-]+\])+(?=,|$)", nodes)
+    if first is None:
         raise ConfigError(
-            f"HEAD_ADDR is not set, and scontrol cannot read SLURM_JOB_NODELIST={_short(nodes)}: {error}"
-        ) from None
+            f"HEAD_ADDR is not set, and SLURM_JOB_NODELIST is {_short(nodes)}; allowed is a list of nodes"
+        )
+    return re.sub(r"\[(\d*)[\d,-]*\]", r"\1", first.group())
 
 
 def address_of(name: str, host: str) -> str:
@@ -79,10 +79,16 @@ def address_of(name: str, host: str) -> str:
         ) from None
     if address == "0.0.0.0":
         raise ConfigError(f"{name} is {_short(host)}; allowed is the address at which other nodes reach this one")
+    if address.startswith("127.") and not re.fullmatch(r"[\d.]+", host):
+        # /etc/hosts of Debian and Ubuntu: the node's own name is 127.0.1.1, where no other node can join
+        raise ConfigError(
+            f"{name} is {_short(host)}, which is {address} on this machine; allowed with several nodes is the address at "
+            "which the others reach it"
+        )
     return address
 
 
-def read_node(environment: Mapping[str, str], first_host: Callable[[str], str] = first_slurm_host) -> Node:
+def read_node(environment: Mapping[str, str]) -> Node:
     """NNODES, NODE_RANK, HEAD_ADDR, NODE_ADDR, RAY_PORT and NODE_WAIT_S; where they are not set, Slurm's variables. An empty
     one is not set.
 
@@ -93,7 +99,7 @@ def read_node(environment: Mapping[str, str], first_host: Callable[[str], str] =
         merged["NNODES"] = merged["SLURM_NNODES"]
         merged.setdefault("NODE_RANK", merged.get("SLURM_NODEID", ""))
         if "HEAD_ADDR" not in merged:
-            merged["HEAD_ADDR"] = first_host(merged.get("SLURM_JOB_NODELIST", ""))
+            merged["HEAD_ADDR"] = first_slurm_host(merged.get("SLURM_JOB_NODELIST", ""))
     elif not {"NNODES", "SLURM_NNODES"} & {*merged}:
         # one node of several whose number got lost must not train by itself
         for name in ("HEAD_ADDR", "SLURM_NODEID"):
