@@ -339,6 +339,39 @@ def test_a_failure_inside_the_verifier_is_a_fault_not_a_wrong_answer(monkeypatch
         verify("x+2", "1+x")
 
 
+def test_math_verify_cannot_hide_that_memory_ran_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It calls sympy's simplify within `except Exception: pass`, and then says "not equal"."""
+    from math_verify import grader as math_verify_grader
+
+    from recipe.holderpo.rewards.grading.verify import verify
+
+    simplify, calls = math_verify_grader.simplify, list[int]()
+
+    def fail(times: int) -> None:
+        def failing(*args: Any) -> Any:
+            calls.append(1)
+            if len(calls) <= times:
+                raise MemoryError
+            return simplify(*args)
+
+        calls.clear()
+        monkeypatch.setattr(math_verify_grader, "simplify", failing)
+
+    wrong, right = ("x+2", "x+1"), ("(x+1)^2", "x^2+2x+1")
+    fail(0)
+    assert (verify(*wrong), verify(*right)) == (False, True) and len(calls) == 2
+    for answer in (wrong, right):
+        fail(2)
+        with pytest.raises(MemoryError):
+            verify(*answer)
+        assert len(calls) == 2
+    fail(1)
+    assert verify(*right) is True  # found in the second attempt
+    with pytest.raises(Exception) as caught:  # outside, a MemoryError is an Exception as ever
+        raise MemoryError
+    assert caught.type is MemoryError and MemoryError.__mro__ == (MemoryError, Exception, BaseException, object)
+
+
 def test_text_from_a_model_is_not_evaluated() -> None:
     """The guard is on: sympy's lambdify refuses, and no source that is compiled has the marker's name in it."""
     probe = (
@@ -390,4 +423,7 @@ def test_a_truncated_response_scores_nothing() -> None:
 
 def test_faults_are_counted() -> None:
     assert compute_score("math", "\\boxed{10000000!}", "\\frac{1}{2}", timeout=1.0)["timeout"] == 1.0
+    # A list of 10^9 terms, in sympy, inside an `except Exception` of math-verify's. No limit on time that comes first.
+    score = compute_score("math", "\\boxed{(x+y)^{1000000000}}", "x+y-1", timeout=3600.0, memory_mb=1024)
+    assert score == {**dict.fromkeys(score, 0.0), "crash": 1.0} and {"score", "acc"} <= score.keys()
     assert shared_grader(2, 1.0, 2048) is shared_grader(2, 1.0, 2048)
