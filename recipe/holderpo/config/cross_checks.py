@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from recipe.holderpo.config.settings import uses_holder_loss
+from recipe.holderpo.rewards.grading.client import wrong_limits
 
 SECRET_NAME = re.compile(
     r"(?:^|[._])(?:api_?key|secret(?:_?access)?(?:_?key)?|password|passwd|(?:auth|access|hf|hub|bearer)_?token)$",
@@ -170,12 +171,16 @@ def rollout_engine(config: DictConfig) -> Iterator[str]:
 
 
 def reward_function(config: DictConfig) -> Iterator[str]:
-    """A reward function in a file of the user's: it is there, and defines the name. One of a package is verl's to find."""
-    function = OmegaConf.select(config, "reward.custom_reward_function")
+    """A reward function in a file of the user's: it is there, and defines the name. One of a package is verl's to find; of
+    ours, the limits are in their bounds."""
+    key = "reward.custom_reward_function"
+    function = OmegaConf.select(config, key)
     path = function.path if function else None
+    if path == "pkg://recipe.holderpo.rewards.math":
+        yield from (f"{key}.reward_kwargs.{line}" for line in wrong_limits(function.get("reward_kwargs") or {}))
     if not isinstance(path, str) or path.startswith("pkg://"):
         return
-    key, file = "reward.custom_reward_function", Path(path).expanduser()
+    file = Path(path).expanduser()
     try:
         source = file.read_text()
         names = symtable.symtable(source, path, "exec").get_symbols()

@@ -11,6 +11,7 @@ from pydantic import Field
 from recipe.holderpo.config.errors import ConfigError
 from recipe.holderpo.config.values import Settings, wrong_settings
 from recipe.holderpo.data.templates import TEMPLATES
+from recipe.holderpo.rewards.grading.client import wrong_limits
 
 
 class EvaluationSettings(Settings):
@@ -53,6 +54,7 @@ def _misfits(config: DictConfig) -> Iterator[str]:
         yield f"run is {config.run!r}; allowed is the name of a folder inside out_dir ({out})"
     if config.temperature == 0 and config.n != 1:
         yield f"n is {config.n}; allowed with temperature=0 is 1: greedy answers are all the same"
+    yield from (f"grading.{line}" for line in wrong_limits(config.grading))
     if config.template not in TEMPLATES:
         yield f"template is {config.template!r}; allowed are {', '.join(TEMPLATES)}"
     for k in config.k:

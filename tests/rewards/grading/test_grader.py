@@ -234,15 +234,31 @@ def test_a_forked_process_has_a_grader_of_its_own() -> None:
     [
         ({"workers": 0}, "workers is 0; allowed 1 to 256"),
         ({"workers": 257}, "workers is 257; allowed 1 to 256"),
-        ({"timeout": 0}, "timeout is 0; allowed a number of seconds above 0"),
-        ({"timeout": -1.0}, "timeout is -1.0; allowed a number of seconds above 0"),
-        ({"timeout": float("nan")}, "timeout is nan; allowed a number of seconds above 0"),
-        ({"memory_mb": 900}, "memory_mb is 900; allowed 1024 or more"),
+        ({"workers": True}, "workers is True; allowed 1 to 256"),
+        ({"workers": 2.0}, "workers is 2.0; allowed 1 to 256"),
+        ({"timeout": 0}, "timeout is 0; allowed a number of seconds from 0.001 to 86400"),
+        ({"timeout": -1.0}, "timeout is -1.0; allowed a number of seconds from 0.001 to 86400"),
+        ({"timeout": 86_401}, "timeout is 86401; allowed a number of seconds from 0.001 to 86400"),
+        ({"timeout": float("nan")}, "timeout is nan; allowed a number of seconds from 0.001 to 86400"),
+        ({"timeout": "5"}, "timeout is '5'; allowed a number of seconds from 0.001 to 86400"),
+        ({"memory_mb": 1023}, "memory_mb is 1023; allowed 1024 to 1048576"),
+        ({"memory_mb": (1 << 20) + 1}, "memory_mb is 1048577; allowed 1024 to 1048576"),
+        ({"memory_mb": None}, "memory_mb is None; allowed 1024 to 1048576"),
     ],
 )
 def test_limits_that_are_out_of_bounds_are_an_error(limits: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError) as caught:
         Grader(**limits)
+    assert str(caught.value) == message
+    with pytest.raises(ValueError) as caught:
+        compute_score("", "\\boxed{x+1}", "1+x", **limits)
+    assert str(caught.value) == message
+
+
+def test_the_greatest_limits_that_are_allowed_are_no_error() -> None:
+    made = Grader(workers=1, timeout=86_400, memory_mb=1 << 20)
+    assert made.submit(*RIGHT[0]).result() == Verdict(True)
+    made.close()
 
 
 def test_a_grading_process_inherits_no_secrets_and_no_descriptors(

@@ -3,7 +3,6 @@
 import atexit
 import contextlib
 import json
-import math
 import os
 import select
 import signal
@@ -11,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import count
@@ -27,6 +27,23 @@ SILENT_SECONDS = 60.0
 # So many hosts in a row that end without having graded anything are an error.
 MAX_USELESS_HOSTS = 4
 CLOSED = "the grader is closed"
+# limit -> type, least, greatest, and that in words. The greatest are far below what the kernel can take for a limit.
+_LIMITS: dict[str, tuple[type, float, float, str]] = {
+    "workers": (int, 1, 256, "1 to 256"),
+    "timeout": (float, 1e-3, 86_400, "a number of seconds from 0.001 to 86400"),
+    "memory_mb": (int, 1024, 1 << 20, "1024 to 1048576"),
+}
+
+
+def wrong_limits(limits: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each of a grader's limits (see `Grader`) that is out of its bounds, and for each name that is no limit."""
+    for name, value in limits.items():
+        if name not in _LIMITS:
+            yield f"{name} is not a limit of grading; allowed are {', '.join(_LIMITS)}"
+            continue
+        kind, least, greatest, words = _LIMITS[name]
+        if type(value) not in (int, kind) or not least <= value <= greatest:
+            yield f"{name} is {value!r}; allowed {words}"
 
 
 @dataclass(frozen=True)
@@ -42,16 +59,18 @@ class Grader:
 
     Args:
         workers: grading processes, 1 to 256.
-        timeout: limit for one answer, above 0: seconds of CPU time of its grading process, or of idleness (it sleeps or is
-            stopped). Time in which the process waits for a CPU is not counted.
-        memory_mb: address space of a grading process, at least 1024 MiB.
+        timeout: limit for one answer, 0.001 to 86,400 seconds of CPU time of its grading process, or of idleness (it sleeps
+            or is stopped). Time in which the process waits for a CPU is not counted.
+        memory_mb: address space of a grading process, 1,024 to 1,048,576 MiB.
 
     Raises:
         ValueError: an argument is out of its bounds.
     """
 
     def __init__(self, workers: int = 2, timeout: float = 5.0, memory_mb: int = 2048):
-        _check_limits(workers, timeout, memory_mb)
+        wrong = next(wrong_limits({"workers": workers, "timeout": timeout, "memory_mb": memory_mb}), None)
+        if wrong is not None:
+            raise ValueError(wrong)
         host = (sys.executable, "-m", "recipe.holderpo.rewards.grading.host")
         self._command = [*host, str(workers), str(timeout), str(memory_mb)]
         self._owner = os.getpid()
@@ -207,16 +226,6 @@ class Grader:
         if future.set_running_or_notify_cancel():
             future.set_result(Verdict(line["equal"], line["fault"]))
         return True
-
-
-def _check_limits(workers: int, timeout: float, memory_mb: int) -> None:
-    for name, value, allowed, fits in (
-        ("workers", workers, "1 to 256", isinstance(workers, int) and 1 <= workers <= 256),
-        ("timeout", timeout, "a number of seconds above 0", 0 < timeout < math.inf),
-        ("memory_mb", memory_mb, "1024 or more", isinstance(memory_mb, int) and memory_mb >= 1024),
-    ):
-        if not fits:
-            raise ValueError(f"{name} is {value}; allowed {allowed}")
 
 
 def _empty_environment() -> dict[str, str]:
