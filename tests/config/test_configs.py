@@ -207,6 +207,20 @@ def test_a_reward_function_must_be_defined_in_its_file(tmp_path: Path, monkeypat
         check_config(_compose(*overrides, "reward.custom_reward_function.name=nope"))
 
 
+def test_limits_of_grading_are_a_line_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VERL_PLATFORM", "cpu")
+    group = "reward.custom_reward_function.reward_kwargs"
+    wrong = [f"{group}.workers=257", f"{group}.timeout=0", f"{group}.memory_mb=512", f"+{group}.memory=2"]
+    with pytest.raises(ConfigError) as caught:
+        check_config(_compose("task=math", *wrong, "run_dir=never-made", "cache_dir=never-made"))
+    assert [line for line in caught.value.lines if group in line] == [
+        f"{group}.workers is 257; allowed is a whole number from 1 to 256",
+        f"{group}.timeout is 0; allowed is a number from 0.001 to 86400",
+        f"{group}.memory_mb is 512; allowed is a whole number from 1024 to 1048576",
+        f"{group}.memory is not a key; allowed are workers, timeout, memory_mb, conventions",
+    ]
+
+
 @pytest.mark.parametrize("name", ["run_dir", "cache_dir"])
 def test_a_folder_that_is_null(name: str) -> None:
     with pytest.raises(ConfigError, match=rf"{name} is None; allowed is a path"):

@@ -204,6 +204,8 @@ BAD = {
     "run=../x": "run is '../x'; allowed is the name of a folder inside out_dir",
     "run=/tmp/x": "run is '/tmp/x'; allowed is the name of a folder inside out_dir",
     "run=.": "run is '.'; allowed is the name of a folder inside out_dir",
+    "grading.workers=0": "grading.workers is 0; allowed is a whole number from 1 to 256",
+    "+grading.worker=3": "grading.worker is not a key; allowed are workers, timeout, memory_mb, conventions",
     "run=a/../..": "run is 'a/../..'; allowed is the name of a folder inside out_dir",
 }
 

@@ -12,8 +12,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from recipe.holderpo.config.settings import GradingSettings, uses_holder_loss
+from recipe.holderpo.config.settings import uses_holder_loss
 from recipe.holderpo.config.values import wrong_settings
+from recipe.holderpo.rewards.grading.settings import GradingSettings
 
 SECRET_NAME = re.compile(
     r"(?:^|[._])(?:api_?key|secret(?:_?access)?(?:_?key)?|password|passwd|(?:auth|access|hf|hub|bearer)_?token)$",

@@ -152,15 +152,6 @@ class RunSettings(Settings):
     embedded_data: str | None
 
 
-class GradingSettings(Settings):
-    """What the reward of mathematics is given besides the answer: `reward_kwargs` in training, `grading` in an evaluation."""
-
-    workers: Annotated[int, Field(ge=1, le=256)] = 2
-    timeout: Annotated[float, Field(gt=0, le=3600)] = 5.0
-    memory_mb: Annotated[int, Field(ge=1024, le=10**6)] = 2048
-    conventions: bool = True
-
-
 def uses_holder_loss(config: DictConfig) -> bool:
     return bool(config.actor_rollout_ref.actor.policy_loss.loss_mode == "holder")
 

@@ -9,9 +9,9 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import Field
 
 from recipe.holderpo.config.errors import ConfigError
-from recipe.holderpo.config.settings import GradingSettings
 from recipe.holderpo.config.values import Settings, wrong_settings
 from recipe.holderpo.data.templates import TEMPLATES
+from recipe.holderpo.rewards.grading.settings import GradingSettings
 
 
 class EvaluationSettings(Settings):

@@ -40,9 +40,9 @@ def compute_score(
         ground_truth: the right answer, as text or a number; a sequence, or a JSON array of strings, if several are.
         extra_info: `extra_info["truncated"]` true marks a response cut off at the length limit: score 0.
         workers: grading processes, 1 to 256, shared by all calls of this process with the same limits.
-        timeout: seconds of CPU time for one comparison, or seconds in which its process sleeps or is stopped. Waiting for a
-            CPU is not counted: a busy machine loses no answer.
-        memory_mb: address space of a grading process, MiB, at least 1024.
+        timeout: seconds of CPU time for one comparison, or seconds in which its process sleeps or is stopped, 0.001 to
+            86,400. Waiting for a CPU is not counted: a busy machine loses no answer.
+        memory_mb: address space of a grading process, 1,024 to 1,048,576 MiB.
         conventions: false has every data source judged alike.
 
     Returns:

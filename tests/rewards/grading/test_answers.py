@@ -1,10 +1,15 @@
 """Finding the answer in a response."""
 
+import re
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recipe.holderpo.rewards.grading import answers
 from recipe.holderpo.rewards.grading.answers import acceptable_answers, extract_answer
 
 EXTRACTED = {
@@ -77,6 +82,40 @@ def test_several_acceptable_answers_are_a_json_array_of_strings() -> None:
 )
 def test_truths_of_other_types(truth: object, answers: list[str]) -> None:
     assert acceptable_answers(truth) == answers
+
+
+PIECES = ["a", " ", ",", "{", "}", "\\", "$", r"\boxed{", r"\boxed ", " and "]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=40).map("".join), st.integers(0, 8))
+def test_where_the_closing_brace_is_looked_for_makes_no_difference(text: str, near: int) -> None:
+    """Near by for the last few boxes, and in the whole text: the same answer, wherever the one gives way to the other."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(answers, "FEW", 0)
+        whole = extract_answer(text), list(answers.boxes(text))
+        patch.setattr(answers, "FEW", 2)
+        patch.setattr(answers, "NEAR", near)
+        assert (extract_answer(text), list(answers.boxes(text))) == whole
+
+
+def test_a_long_response_is_not_searched_for_braces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A megabyte of formulas has some hundred thousand braces; those of the last boxes are closed near by."""
+    matched, brace = 0, answers._BRACE
+
+    class Counted:
+        def finditer(self, *arguments: Any) -> Iterator[re.Match[str]]:
+            nonlocal matched
+            for match in brace.finditer(*arguments):
+                matched += 1
+                yield match
+
+    monkeypatch.setattr(answers, "_BRACE", Counted())
+    formulas = "so \\left( a_{1}+\\frac{1}{2} \\right)^{n} = 3, " * 22_500
+    assert len(formulas) > 10**6
+    ends = {r"\boxed{\frac{1}{2}}": r"\frac{1}{2}", r"\boxed{1} or \boxed{2}": "1, 2", "<answer>5</answer>": "5"}
+    for end, answer in ends.items():
+        assert extract_answer(r"\boxed{0}" + formulas + end) == answer
+    assert matched < 100
 
 
 def test_extraction_is_linear_in_unclosed_boxes() -> None:

@@ -232,17 +232,33 @@ def test_a_forked_process_has_a_grader_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("limits", "message"),
     [
-        ({"workers": 0}, "workers is 0; allowed 1 to 256"),
-        ({"workers": 257}, "workers is 257; allowed 1 to 256"),
-        ({"timeout": 0}, "timeout is 0; allowed a number of seconds above 0"),
-        ({"timeout": -1.0}, "timeout is -1.0; allowed a number of seconds above 0"),
-        ({"timeout": float("nan")}, "timeout is nan; allowed a number of seconds above 0"),
-        ({"memory_mb": 900}, "memory_mb is 900; allowed 1024 or more"),
+        ({"workers": 0}, "workers is 0; allowed is a whole number from 1 to 256"),
+        ({"workers": 257}, "workers is 257; allowed is a whole number from 1 to 256"),
+        ({"workers": True}, "workers is True; allowed is a whole number from 1 to 256"),
+        ({"workers": 2.0}, "workers is 2.0; allowed is a whole number from 1 to 256"),
+        ({"timeout": 0}, "timeout is 0; allowed is a number from 0.001 to 86400"),
+        ({"timeout": -1.0}, "timeout is -1.0; allowed is a number from 0.001 to 86400"),
+        ({"timeout": 86_401}, "timeout is 86401; allowed is a number from 0.001 to 86400"),
+        ({"timeout": float("nan")}, "timeout is nan; allowed is a number from 0.001 to 86400"),
+        ({"timeout": "5"}, "timeout is '5'; allowed is a number from 0.001 to 86400"),
+        ({"memory_mb": 1023}, "memory_mb is 1023; allowed is a whole number from 1024 to 1048576"),
+        ({"memory_mb": (1 << 20) + 1}, "memory_mb is 1048577; allowed is a whole number from 1024 to 1048576"),
+        ({"memory_mb": None}, "memory_mb is None; allowed is a whole number from 1024 to 1048576"),
     ],
 )
 def test_limits_that_are_out_of_bounds_are_an_error(limits: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError) as caught:
         Grader(**limits)
+    assert str(caught.value) == message
+    with pytest.raises(ValueError) as caught:
+        compute_score("", "\\boxed{x+1}", "1+x", **limits)
+    assert str(caught.value) == message
+
+
+def test_the_greatest_limits_that_are_allowed_are_no_error() -> None:
+    made = Grader(workers=1, timeout=86_400, memory_mb=1 << 20)
+    assert made.submit(*RIGHT[0]).result() == Verdict(True)
+    made.close()
 
 
 def test_a_grading_process_inherits_no_secrets_and_no_descriptors(
@@ -339,6 +355,39 @@ def test_a_failure_inside_the_verifier_is_a_fault_not_a_wrong_answer(monkeypatch
         verify("x+2", "1+x")
 
 
+def test_math_verify_cannot_hide_that_memory_ran_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It calls sympy's simplify within `except Exception: pass`, and then says "not equal"."""
+    from math_verify import grader as math_verify_grader
+
+    from recipe.holderpo.rewards.grading.verify import verify
+
+    simplify, calls = math_verify_grader.simplify, list[int]()
+
+    def fail(times: int) -> None:
+        def failing(*args: Any) -> Any:
+            calls.append(1)
+            if len(calls) <= times:
+                raise MemoryError
+            return simplify(*args)
+
+        calls.clear()
+        monkeypatch.setattr(math_verify_grader, "simplify", failing)
+
+    wrong, right = ("x+2", "x+1"), ("(x+1)^2", "x^2+2x+1")
+    fail(0)
+    assert (verify(*wrong), verify(*right)) == (False, True) and len(calls) == 2
+    for answer in (wrong, right):
+        fail(2)
+        with pytest.raises(MemoryError):
+            verify(*answer)
+        assert len(calls) == 2
+    fail(1)
+    assert verify(*right) is True  # found in the second attempt
+    with pytest.raises(Exception) as caught:  # outside, a MemoryError is an Exception as ever
+        raise MemoryError
+    assert caught.type is MemoryError and MemoryError.__mro__ == (MemoryError, Exception, BaseException, object)
+
+
 def test_text_from_a_model_is_not_evaluated() -> None:
     """The guard is on: sympy's lambdify refuses, and no source that is compiled has the marker's name in it."""
     probe = (
@@ -390,4 +439,7 @@ def test_a_truncated_response_scores_nothing() -> None:
 
 def test_faults_are_counted() -> None:
     assert compute_score("math", "\\boxed{10000000!}", "\\frac{1}{2}", timeout=1.0)["timeout"] == 1.0
+    # A list of 10^9 terms, in sympy, inside an `except Exception` of math-verify's. No limit on time that comes first.
+    score = compute_score("math", "\\boxed{(x+y)^{1000000000}}", "x+y-1", timeout=3600.0, memory_mb=1024)
+    assert score == {**dict.fromkeys(score, 0.0), "crash": 1.0} and {"score", "acc"} <= score.keys()
     assert shared_grader(2, 1.0, 2048) is shared_grader(2, 1.0, 2048)

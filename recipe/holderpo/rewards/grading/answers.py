@@ -15,6 +15,9 @@ _BETWEEN_BOXES = re.compile(
     r"[\s$]*(?:[,;][\s$]*(?:(?:\\text\{)?\s*(?:and|or)\b\s*\}?)?|(?:\\text\{)?\s*(?:and|or)\b\s*\}?)[\s$]*(?:[a-zA-Z]\s*=\s*)?"
 )
 LONGEST_BETWEEN = 30  # characters
+# Where the closing brace is looked for first, characters after the opening one, and for so many boxes. The last boxes of a
+# response are nearly always closed there, and then a megabyte of formulas before them is not searched for braces.
+NEAR, FEW = 2 * MAX_ANSWER_CHARS, 10
 
 
 def extract_answer(text: str) -> str | None:
@@ -60,13 +63,30 @@ def boxes(text: str) -> Iterator[str | None]:
 def _boxes(text: str) -> Iterator[tuple[int, str | None, int]]:
     """(where it begins, content, where it ends) of each box, from the last to the first."""
     found = [(match.start(), match.end()) for match in _BOXED.finditer(text)]
-    closing = _closing_braces(text) if found else {}
-    for begin, start in reversed(found):
-        if start in closing:
-            yield begin, text[start + 1 : closing[start]].strip(), closing[start] + 1
+    closing: dict[int, int] | None = None  # of the whole text, once it is needed
+    for number, (begin, start) in enumerate(reversed(found)):
+        end = None
+        if text.startswith("{", start):
+            if closing is None and number < FEW:
+                end = _closing_brace(text, start)
+            if end is None:
+                closing = _closing_braces(text) if closing is None else closing
+                end = closing.get(start)
+        if end is not None:
+            yield begin, text[start + 1 : end].strip(), end + 1
         else:
             word = _WORD.match(text, start)
             yield begin, word.group().rstrip(".") if word else None, word.end() if word else start
+
+
+def _closing_brace(text: str, start: int) -> int | None:
+    """Position of the brace that closes the one at `start`; None if it is not closed within NEAR characters."""
+    depth = 0
+    for match in _BRACE.finditer(text, start, start + NEAR):
+        depth += {"{": 1, "}": -1}.get(match.group(), 0)
+        if depth == 0:
+            return match.start()
+    return None
 
 
 def _closing_braces(text: str) -> dict[int, int]:

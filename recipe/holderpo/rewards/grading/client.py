@@ -3,7 +3,6 @@
 import atexit
 import contextlib
 import json
-import math
 import os
 import select
 import signal
@@ -18,7 +17,9 @@ from pathlib import Path
 from threading import Lock, Thread
 from typing import IO, Any
 
+from recipe.holderpo.config.values import wrong_settings
 from recipe.holderpo.rewards.grading.progress import Progress
+from recipe.holderpo.rewards.grading.settings import GradingSettings
 
 # A host is replaced when it has used so many seconds of CPU time, or has been idle for so many, before it was ready ...
 START_SECONDS = 120.0
@@ -42,16 +43,18 @@ class Grader:
 
     Args:
         workers: grading processes, 1 to 256.
-        timeout: limit for one answer, above 0: seconds of CPU time of its grading process, or of idleness (it sleeps or is
-            stopped). Time in which the process waits for a CPU is not counted.
-        memory_mb: address space of a grading process, at least 1024 MiB.
+        timeout: limit for one answer, 0.001 to 86,400 seconds of CPU time of its grading process, or of idleness (it sleeps
+            or is stopped). Time in which the process waits for a CPU is not counted.
+        memory_mb: address space of a grading process, 1,024 to 1,048,576 MiB.
 
     Raises:
         ValueError: an argument is out of its bounds.
     """
 
     def __init__(self, workers: int = 2, timeout: float = 5.0, memory_mb: int = 2048):
-        _check_limits(workers, timeout, memory_mb)
+        limits = {"workers": workers, "timeout": timeout, "memory_mb": memory_mb}
+        if wrong := wrong_settings("", limits, GradingSettings):
+            raise ValueError("\n".join(wrong))
         host = (sys.executable, "-m", "recipe.holderpo.rewards.grading.host")
         self._command = [*host, str(workers), str(timeout), str(memory_mb)]
         self._owner = os.getpid()
@@ -207,16 +210,6 @@ class Grader:
         if future.set_running_or_notify_cancel():
             future.set_result(Verdict(line["equal"], line["fault"]))
         return True
-
-
-def _check_limits(workers: int, timeout: float, memory_mb: int) -> None:
-    for name, value, allowed, fits in (
-        ("workers", workers, "1 to 256", isinstance(workers, int) and 1 <= workers <= 256),
-        ("timeout", timeout, "a number of seconds above 0", 0 < timeout < math.inf),
-        ("memory_mb", memory_mb, "1024 or more", isinstance(memory_mb, int) and memory_mb >= 1024),
-    ):
-        if not fits:
-            raise ValueError(f"{name} is {value}; allowed {allowed}")
 
 
 def _empty_environment() -> dict[str, str]:

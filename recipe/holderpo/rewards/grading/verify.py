@@ -5,6 +5,7 @@ ends in `exec`: sympy's evalf compiles symbol names by way of lambdify. `protect
 only, it also takes from the process what an attacker could use: files, sockets, children, memory.
 """
 
+import contextlib
 import ctypes
 import importlib
 import pkgutil
@@ -12,6 +13,7 @@ import re
 import resource
 import signal
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
@@ -91,15 +93,35 @@ def _import_all(package: ModuleType) -> None:
 def verify(answer: str, truth: str) -> bool | None:
     """Whether math-verify finds the two equal; None if it cannot read the answer (or the truth).
 
-    Raises what math-verify or sympy raised where they failed and did not find them equal in another way either."""
+    Raises MemoryError where memory ran out, and what else math-verify or sympy raised where they failed, unless they
+    found the two equal in another way."""
     try:
-        return _verify(answer, truth, raise_on_error=True)
+        with _memory_errors_uncaught():
+            return _verify(answer, truth, raise_on_error=True)
     except Exception:
         # One way of reading or comparing failed. With errors swallowed math-verify tries the others; equal is equal then,
         # but "not equal" would hide the failure.
         if _verify(answer, truth, raise_on_error=False):
             return True
         raise
+
+
+@contextlib.contextmanager
+def _memory_errors_uncaught() -> Iterator[None]:
+    """Within, `except Exception` does not catch a MemoryError. math-verify has a dozen of these around sympy and goes on
+    to say "not equal", whatever raise_on_error is: memory that ran out would make an answer wrong instead of a fault.
+
+    `except` looks for its class in MemoryError.__mro__, which Python does not let anyone change, hence ctypes: BaseException
+    stands in Exception's place there. Raises RuntimeError if this Python has it elsewhere."""
+    classes = MemoryError.__mro__
+    place: Any = ctypes.py_object.from_address(id(classes) + tuple.__basicsize__ + ctypes.sizeof(ctypes.py_object))
+    if place.value is not Exception:
+        raise RuntimeError("this Python keeps the classes of a MemoryError elsewhere; review _memory_errors_uncaught")
+    place.value = BaseException
+    try:
+        yield
+    finally:
+        place.value = Exception
 
 
 def _verify(answer: str, truth: str, raise_on_error: bool) -> bool | None:
