@@ -74,6 +74,8 @@ _X86_64 = {
 # Of aarch64 (include/uapi/asm-generic/unistd.h) those that are documented.
 _AARCH64 = {
     24: "dup3", 63: "read", 64: "write", 94: "exit_group", 113: "clock_gettime", 214: "brk", 215: "munmap", 222: "mmap",
+    57: "close", 93: "exit", 98: "futex", 135: "rt_sigprocmask", 139: "rt_sigreturn", 169: "gettimeofday", 216: "mremap",
+    226: "mprotect", 233: "madvise", 278: "getrandom",
 }  # fmt: skip
 NAMES = {
     "x86_64": {first + i: name for first, names in _X86_64.items() for i, name in enumerate(names.split())},

@@ -13,18 +13,18 @@ LOAD_WORD, JUMP_IF_EQUAL, RETURN = 0x20, 0x15, 0x06
 ALLOW, FAIL, KILL = 0x7FFF0000, 0x00050000 | errno.EPERM, 0x80000000
 
 # What a grading process was seen to ask of the kernel, then what another C library or Python may ask for in the same places;
-# docs/grading.md says what for. None takes a path, an address, or another process, and none makes a process or sends a signal.
+# docs/grading.md says what for. None takes a path, an address or another process; none makes a process or sends a signal.
 # tests/rewards/grading/test_seccomp.py tries every call.
 _ALLOWED = {
     "x86_64": {
         "read": 0, "write": 1, "dup2": 33, "mmap": 9, "munmap": 11, "brk": 12, "clock_gettime": 228, "exit_group": 231,
-        "close": 3, "exit": 60, "futex": 202, "getrandom": 318, "gettimeofday": 96, "madvise": 28, "mprotect": 10, "mremap": 25,
-        "rt_sigprocmask": 14, "rt_sigreturn": 15,
+        "close": 3, "exit": 60, "futex": 202, "getrandom": 318, "gettimeofday": 96, "madvise": 28, "mprotect": 10,
+        "mremap": 25, "rt_sigprocmask": 14, "rt_sigreturn": 15,
     },
     "aarch64": {
         "read": 63, "write": 64, "dup3": 24, "mmap": 222, "munmap": 215, "brk": 214, "clock_gettime": 113, "exit_group": 94,
-        "close": 57, "exit": 93, "futex": 98, "getrandom": 278, "gettimeofday": 169, "madvise": 233, "mprotect": 226, "mremap": 216,
-        "rt_sigprocmask": 135, "rt_sigreturn": 139,
+        "close": 57, "exit": 93, "futex": 98, "getrandom": 278, "gettimeofday": 169, "madvise": 233, "mprotect": 226,
+        "mremap": 216, "rt_sigprocmask": 135, "rt_sigreturn": 139,
     },
 }  # fmt: skip
 _AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
