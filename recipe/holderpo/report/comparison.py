@@ -64,7 +64,10 @@ def comparison_figure(runs: Runs, title: str = "") -> Figure:
             points = [(record["step"], value) for record in records if (value := value_of(record)) is not None]
             if points:
                 _line(axes, points, name, COLORS[index % len(COLORS)])
-    figure.axes[0].legend(fontsize=10, framealpha=0.85)
+    for axes in [axes for axes in figure.axes if axes.lines][
+        :1
+    ]:  # a panel may have none, as accuracy without validation
+        axes.legend(fontsize=10, framealpha=0.85)
     return figure
 
 

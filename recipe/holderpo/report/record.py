@@ -137,11 +137,17 @@ def read_metrics(path: str | Path) -> list[dict[str, float]]:
 
     Raises:
         FileNotFoundError: no such file.
-        ConfigError: any other line is none of a record's, or its step does not come after the one before; the message names
-            file and line.
+        ConfigError: it cannot be read, or any other line is none of a record's, or its step does not come after the one
+            before; the message names file and line.
     """
+    try:
+        lines = atomic.complete_lines(Path(path))
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
     records = list[dict[str, float]]()
-    for number, line in enumerate(atomic.complete_lines(Path(path)), start=1):
+    for number, line in enumerate(lines, start=1):
         try:
             record = parse_line(line)
             if records and record["step"] <= records[-1]["step"]:
@@ -163,10 +169,8 @@ def read_run(run_dir: str | Path) -> list[dict[str, float]]:
     path = Path(run_dir) / METRICS_FILE
     try:
         records = read_metrics(path)
-    except OSError as error:
-        raise ConfigError(
-            f"{run_dir} has no {METRICS_FILE} that can be read ({error.strerror}); allowed is the folder of a run"
-        ) from None
+    except FileNotFoundError:
+        raise ConfigError(f"{run_dir} has no {METRICS_FILE}; allowed is the folder of a run") from None
     if not records:
         raise ConfigError(f"no step is recorded in {path}; allowed is a run that has finished its first")
     return records
