@@ -81,9 +81,11 @@ def new_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
         shutil.rmtree(work)
 
 
-def complete_lines(path: Path) -> list[str]:
-    """Lines of a UTF-8 file that is appended to. A last one without a newline, which a killed process left, is not."""
-    *lines, _unfinished = path.read_text(encoding="utf-8").split("\n")
+def complete_lines(path: Path) -> list[bytes]:
+    """Lines of a file that is appended to. A last one without a newline, which a killed process left, is not.
+
+    They are not decoded: one that is damaged must not take the others with it."""
+    *lines, _unfinished = path.read_bytes().split(b"\n")
     return lines
 
 

@@ -12,22 +12,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from packaging.requirements import Requirement
 
 from recipe.holderpo.config.checks import check_config, check_with_verl
 from recipe.holderpo.config.compose import compose_config, set_environment
 from recipe.holderpo.config.cross_checks import data_files
-from recipe.holderpo.config.errors import ConfigError
+from recipe.holderpo.config.errors import ConfigError, print_error
 from recipe.holderpo.config.help import help_text, wants_help
 from recipe.holderpo.fault_tolerance.resume import check_resume, find_checkpoint
+from recipe.holderpo.fault_tolerance.run_files import check_can_write
+from recipe.holderpo.fault_tolerance.signals import ExitStatus
 from recipe.holderpo.launch.cluster import port_error
-from recipe.holderpo.launch.settings import read_node
-from recipe.holderpo.main import check_inputs
+from recipe.holderpo.launch.settings import Node, legacy_overrides, read_node
 from recipe.holderpo.plan import MODELS, checkpoint_gb, read_architecture
 from recipe.holderpo.report.text_table import text_table
 
-MIN_DISK_GB, MIN_SHM_GB = 20, 1
+MIN_DISK_GB, MIN_SHM_GB, MIN_CACHE_GB, MIN_TEMPORARY_GB = 20, 1, 1, 5
 DISK_FOR_LOGS_GB = 2
 MIN_DRIVER = 580  # of CUDA 13
 
@@ -111,7 +112,7 @@ def disk_needed_gb(config: DictConfig) -> float:
     folder = Path(str(config.actor_rollout_ref.model.path)).expanduser()
     try:
         known = read_architecture(folder) if (folder / "config.json").exists() else None
-    except (OSError, ValueError, KeyError):
+    except ConfigError:
         known = None
     model = known or MODELS.get(str(config.model_name).replace("-", "_"))
     return MIN_DISK_GB if model is None else (config.keep_checkpoints + 1) * checkpoint_gb(model) + DISK_FOR_LOGS_GB
@@ -128,18 +129,26 @@ def check_collectives(config: DictConfig) -> Finding:
     return Finding("NCCL", "available" if there else "missing", None if there else "install torch with CUDA")
 
 
-def check_port(port: int) -> Finding:
-    error = port_error("", port)
+def check_port(node: Node) -> Finding:
+    """The head's, which the other nodes need not have free."""
+    if node.rank > 0:
+        return Finding("Ray's port", f"{node.port}, of the head")
+    error = port_error(node.address or "", node.port)
     if error is not None:
-        return Finding("Ray's port", f"{port}: {error}", "RAY_PORT=another, or stop the process that uses it")
-    return Finding("Ray's port", f"{port} is free")
+        fix = "RAY_PORT=another, or stop the process that uses it; HEAD_ADDR is an address of this machine"
+        return Finding("Ray's port", f"{node.port}: {error}", fix)
+    return Finding("Ray's port", f"{node.port} is free")
 
 
 def check_space(name: str, path: Path, least_gb: float, fix: str) -> Finding:
-    there = path.resolve()
-    while not there.exists():
-        there = there.parent
-    free = shutil.disk_usage(there).free / 1e9
+    try:
+        check_can_write(name, path)
+        there = path.resolve()
+        while not there.exists():
+            there = there.parent
+        free = shutil.disk_usage(there).free / 1e9
+    except ConfigError as error:
+        return Finding(name, str(error), fix)
     return Finding(
         name, f"{free:.0f} GB free in {there}", None if free >= least_gb else f"{least_gb:g} GB are needed: {fix}"
     )
@@ -182,13 +191,11 @@ def _netrc() -> str:
 
 def check_values(config: DictConfig) -> list[Finding]:
     """The checks that the command itself makes before Ray starts; as there, the first that finds something is the last."""
-    files = [*data_files(config, "data.train_files"), *data_files(config, "data.val_files")]
-    there = all(file is not None and Path(file).expanduser().exists() for file in files)
     checks: list[Callable[[DictConfig], None]] = [
         check_config,
         lambda config: check_resume(config, find_checkpoint(config)),
         check_with_verl,
-        *([check_inputs] if there else []),  # else the command makes them, or check_config has named them
+        check_inputs_there,
     ]
     set_environment(config)
     for check in checks:
@@ -199,7 +206,21 @@ def check_values(config: DictConfig) -> list[Finding]:
     return [Finding("values", "all are allowed")]
 
 
-def examine(config: DictConfig, port: int) -> list[Finding]:
+def check_inputs_there(config: DictConfig) -> None:
+    """`check_inputs` of what the command does not make at its start, and what `check_config` has not named as missing."""
+    from recipe.holderpo.config.inputs import check_data, check_model
+
+    files = [*data_files(config, "data.train_files"), *data_files(config, "data.val_files")]
+    if OmegaConf.select(config, "data.custom_cls.path") is None and all(
+        file is not None and Path(file).expanduser().exists() for file in files
+    ):
+        check_data(config)
+        model = Path(str(config.actor_rollout_ref.model.path))
+        if config.embedded_model is None or (model / "config.json").exists():
+            check_model(config)
+
+
+def examine(config: DictConfig, node: Node) -> list[Finding]:
     return [
         *check_values(config),
         check_python(),
@@ -208,8 +229,10 @@ def examine(config: DictConfig, port: int) -> list[Finding]:
         check_gpus(config),
         check_driver(config),
         check_collectives(config),
-        check_port(port),
-        check_space("disk", Path(config.run_dir), disk_needed_gb(config), "another run_dir, or keep_checkpoints=1"),
+        check_port(node),
+        check_space("run_dir", Path(config.run_dir), disk_needed_gb(config), "another run_dir, or keep_checkpoints=1"),
+        check_space("cache_dir", Path(config.cache_dir), MIN_CACHE_GB, "cache_dir=... on another disk"),
+        check_space("RAY_TMPDIR", Path(os.environ.get("RAY_TMPDIR") or "/tmp"), MIN_TEMPORARY_GB, "RAY_TMPDIR=..."),
         check_space("shared memory", Path("/dev/shm"), MIN_SHM_GB, "docker run --shm-size=10g, or --ipc=host"),
         *check_files(config),
         check_wandb(config, dict(os.environ)),
@@ -230,12 +253,20 @@ def main(arguments: Sequence[str]) -> int:
     if wants_help(arguments):
         print(help_text(__doc__))
         return 0
+    node, lines = Node(), list[str]()
     try:
-        config, node = compose_config(arguments), read_node(os.environ)
+        node = read_node(os.environ)
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    findings = examine(config, node.port)
+        lines += error.lines
+    try:  # what the launcher would run
+        nodes = [f"trainer.nnodes={node.nodes}"] if node.nodes > 1 else []
+        config = compose_config([*legacy_overrides(os.environ), *arguments, *nodes])
+    except ConfigError as error:
+        lines += error.lines
+    if lines:
+        print_error(ConfigError(*lines))
+        return ExitStatus.REFUSED
+    findings = examine(config, node)
     failed = sum(finding.fix is not None for finding in findings)
     print(as_table(findings))
     print(f"{len(findings)} checks, {failed} failed")

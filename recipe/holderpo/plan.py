@@ -12,10 +12,12 @@ a real small model. Times are a roofline with the efficiencies below: right to a
 import argparse
 import json
 import math
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from recipe.holderpo.config.errors import ConfigError, print_error
+from recipe.holderpo.config.values import integer, number, wrong_value
 from recipe.holderpo.report.text_table import text_table
 
 GB = 1e9
@@ -83,25 +85,49 @@ MODELS = {
 }
 
 
+SIZES = {
+    "hidden": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "kv_heads": "num_key_value_heads",
+    "head_dim": "head_dim",
+    "intermediate": "intermediate_size",
+    "vocabulary": "vocab_size",
+}
+"""Fields of `Architecture` -> keys of a Hugging Face config.json."""
+
+
 def read_architecture(folder: Path) -> Architecture:
     """The architecture in a Hugging Face folder's config.json.
 
     Raises:
-        ValueError: the model's family is not known here.
+        ConfigError: there is none, it is damaged, or the model's family is not known here.
     """
-    config: dict[str, Any] = json.loads((folder / "config.json").read_text())
-    family = config.get("model_type")
+    file = folder / "config.json"
+    try:
+        config = json.loads(file.read_text())
+        family = config.get("model_type")
+    except OSError as error:
+        raise ConfigError(
+            f"--folder is {str(folder)!r}, whose config.json cannot be read ({error.strerror}); allowed is a Hugging Face "
+            "folder on this machine: nothing is downloaded"
+        ) from None
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise ConfigError(f"{file} is damaged: {error}; allowed is a Hugging Face model's") from None
     if family not in ("qwen2", "qwen3", "llama"):
-        raise ValueError(f"{folder} is a {family!r} model; allowed are qwen2, qwen3 and llama")
+        raise ConfigError(f"{folder} is a {family!r} model; allowed are qwen2, qwen3 and llama")
+    hidden, heads = config.get("hidden_size"), config.get("num_attention_heads")
+    values = {"num_key_value_heads": heads}  # what older configs leave out
+    if isinstance(hidden, int) and isinstance(heads, int) and heads > 0:
+        values["head_dim"] = hidden // heads
+    values |= {key: value for key, value in config.items() if value is not None}
+    kinds = dict.fromkeys(SIZES.values(), integer(1, 10**7)) | {"tie_word_embeddings": bool | None}
+    lines = [wrong_value(f"{key} of {file}", values.get(key), kind) for key, kind in kinds.items()]
+    if any(lines):
+        raise ConfigError(*filter(None, lines))
     return Architecture(
-        hidden=config["hidden_size"],
-        layers=config["num_hidden_layers"],
-        heads=config["num_attention_heads"],
-        kv_heads=config["num_key_value_heads"],
-        head_dim=config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"],
-        intermediate=config["intermediate_size"],
-        vocabulary=config["vocab_size"],
-        tied=config.get("tie_word_embeddings", False),
+        **{field: values[key] for field, key in SIZES.items()},
+        tied=values.get("tie_word_embeddings", False),
         qkv_bias=family == "qwen2",
         qk_norm=family == "qwen3",
     )
@@ -264,16 +290,23 @@ def main(argv: list[str] | None = None) -> None:
         "--response-tokens", type=int, default=Workload.response_tokens, help="typical length (%(default)s)"
     )
     options = parser.parse_args(argv)
-    if min(options.gpus) < 1:
-        parser.error(f"--gpus contains {min(options.gpus)}; allowed is 1 and more")
+    bounds = {  # 100 times what there is: a slip of the unit is more likely
+        "--gpu-gb": (options.gpu_gb, number(1, 10**5)),
+        "--bandwidth": (options.bandwidth, number(0.01, 1000)),
+        "--tflops": (options.tflops, number(0.1, 10**6)),
+        "--response-tokens": (options.response_tokens, integer(1, Workload.longest)),
+    }
+    lines = [wrong_value("--gpus", gpus, integer(1, 10**6)) for gpus in options.gpus]
+    lines += [wrong_value(name, value, kind) for name, (value, kind) in bounds.items()]
+    models = {name: MODELS[name] for name in options.model}
     try:
-        models = (
-            {options.folder.name: read_architecture(options.folder)}
-            if options.folder
-            else {m: MODELS[m] for m in options.model}
-        )
-    except (OSError, ValueError) as error:
-        parser.error(str(error))
+        if options.folder is not None:
+            models = {options.folder.resolve().name: read_architecture(options.folder)}
+    except ConfigError as error:
+        lines += error.lines
+    if any(lines):
+        print_error(ConfigError(*filter(None, lines)))
+        sys.exit(2)
     work = Workload(response_tokens=options.response_tokens)
     gpu = Gpu(options.gpu_gb, options.bandwidth, options.tflops)
     table = rows(models, options.gpus, work, gpu)

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from recipe.holderpo.config.compose import compose_config
 from recipe.holderpo.config.errors import ConfigError
 from recipe.holderpo.config.settings import rule_of_p
-from recipe.holderpo.launch.compare import ARMS, USUAL, is_finished, read_arguments
+from recipe.holderpo.launch.compare import ARMS, USUAL, check_finished, is_finished, read_arguments, train_missing
 from recipe.holderpo.report.comparison import comparison_figure, comparison_table
 
 
@@ -24,7 +24,18 @@ def test_arguments_are_told_from_overrides() -> None:
 @pytest.mark.parametrize(
     ("argument", "said"),
     [
-        ("arms=p0,p3", "arms has p3; allowed are .*gspo, .*p0, p2, 2to-2, signed"),
+        ("arms=p0,p3", "arms has 'p3'; allowed are .*gspo, .*p0, p2, 2to-2, signed"),
+        ("arms=", "arms has ''; allowed are "),
+        ("arms", "arms has ''; allowed are "),
+        ("arms=p0,p2,p0", "arms has 'p0' twice"),
+        ("name=", "name is ''; allowed is the name of a folder"),
+        ("name=a/b", "name is 'a/b'; allowed"),
+        ("name=..", "name is '..'; allowed"),
+        ("name=é", "name is 'é'; allowed"),
+        ("name=a,b", "name is 'a,b'; allowed"),
+        ("name=" + "x" * 101, "name is 'xxx"),
+        ("++run=x", "this command sets run for each arm"),
+        ("holder.p_start=1", "the arm p0 sets holder.p_start itself"),
         ("run=x", "this command sets run for each arm"),
         ("algo=gspo", "this command sets algo for each arm"),
     ],
@@ -32,6 +43,13 @@ def test_arguments_are_told_from_overrides() -> None:
 def test_a_wrong_argument_is_one_line(argument: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         read_arguments([argument])
+
+
+def test_all_that_is_wrong_with_the_arguments_is_told_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_arguments(["name=a/b", "arms=p3,p4", "run=x"])
+    assert [line.split()[0] for line in caught.value.lines] == ["run=x:", "name", "arms", "arms"]
+    assert read_arguments(["arms=2to-2", "holder.p_start=1"])[2] == ["holder.p_start=1"]
 
 
 def test_the_arms_have_the_orders_that_their_names_say() -> None:
@@ -54,6 +72,46 @@ def test_a_run_is_finished_with_its_last_step(tmp_path: Path) -> None:
         with (tmp_path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps({"step": step, "time": 0.0}) + "\n")
         assert is_finished(config) is finished
+
+
+def test_what_is_finished_must_be_what_is_asked_for(tmp_path: Path) -> None:
+    """Else the table would show the values of another comparison of that name."""
+    small = ["model=tiny", f"run_dir={tmp_path}/r", "trainer.total_training_steps=2"]
+    config, other = (compose_config([*small, f"seed={seed}"]) for seed in (1, 2))
+    check_finished({"p0": other})  # nothing is there yet
+    (tmp_path / "r").mkdir()
+    OmegaConf.save(config, tmp_path / "r" / "config.yaml")
+    (tmp_path / "r" / "metrics.jsonl").write_text('{"step": 1, "time": 0.0}\n')
+    check_finished({"p0": other})  # it is not finished: the run itself looks before it resumes
+    (tmp_path / "r" / "metrics.jsonl").write_text('{"step": 2, "time": 0.0}\n')
+    check_finished({"p0": config})
+    with pytest.raises(ConfigError, match=r"seed is 2; allowed is the value that run .* began with, 1"):
+        check_finished({"p0": other})
+    shorter = compose_config([*small, "seed=1", "trainer.total_training_steps=1"])
+    with pytest.raises(ConfigError, match="total_training_steps is 1; allowed is 2"):
+        check_finished({"p0": shorter})
+    for damaged in (b"\xff", b"a: [", b"- 1\n", b"", b"a: ${"):
+        (tmp_path / "r" / "config.yaml").write_bytes(damaged)
+        with pytest.raises(ConfigError, match=r"r/config\.yaml cannot be read: "):
+            check_finished({"p0": config})
+
+
+def test_a_damaged_record_is_named_and_a_lost_picture_drawn_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = OmegaConf.create({"run_dir": f"{tmp_path}/r", "trainer": {"total_training_steps": 2}})
+    (tmp_path / "r").mkdir()
+    record = tmp_path / "r" / "metrics.jsonl"
+    record.write_text('{"step": 2, "time": 0.0, "actor/entropy": 1.0}\n')  # without validation
+    assert train_missing(tmp_path / "name", {"p0": []}, {"p0": config}) == 0
+    assert (tmp_path / "name" / "compare.png").stat().st_size > 10_000
+    assert capsys.readouterr().out.splitlines()[1].split()[0] == "p0"
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"name is .*file/name', which cannot be written"):
+        train_missing(tmp_path / "file" / "name", {"p0": []}, {"p0": config})
+    record.write_text('{"step": 2, "x": null}\n')
+    with pytest.raises(ConfigError, match=r"metrics\.jsonl, line 1: x is None"):
+        is_finished(config)
 
 
 RUNS = {

@@ -9,6 +9,8 @@ import pytest
 
 from recipe.holderpo import doctor
 from recipe.holderpo.config.compose import compose_config
+from recipe.holderpo.launch.settings import Node
+from recipe.holderpo.tasks.registry import make_embedded
 
 CPU = ("run_dir=never-made",)
 
@@ -81,9 +83,12 @@ def test_a_taken_port() -> None:
         taken.bind(("", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        finding = doctor.check_port(port)
+        finding = doctor.check_port(Node(port=port))
+        assert doctor.check_port(Node(nodes=2, rank=1, port=port)).fix is None, "the head's, not this node's"
     assert finding.found == f"{port}: Address already in use" and finding.fix is not None
-    assert doctor.check_port(port).fix is None
+    assert doctor.check_port(Node(port=port)).fix is None
+    away = doctor.check_port(Node(nodes=2, address="192.0.2.1"))
+    assert "Cannot assign" in away.found and away.fix is not None and "HEAD_ADDR" in away.fix
 
 
 def test_too_little_space(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,6 +96,40 @@ def test_too_little_space(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(9, 9, 3e9))
     finding = doctor.check_space("disk", Path("/no/such/folder"), 20, "another disk")
     assert (finding.found, finding.fix) == ("3 GB free in /", "20 GB are needed: another disk")
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    finding = doctor.check_space("run_dir", tmp_path / "file" / "r", 0, "run_dir=...")
+    assert "which cannot be written (Not a directory" in finding.found and finding.fix == "run_dir=..."
+
+
+def test_what_the_environment_says_is_told_with_what_the_overrides_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NNODES", "²")
+    assert doctor.main([*CPU, "nonsense=1"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2 and lines[0].startswith("error: NNODES is '²'") and lines[1].startswith("error: Could not")
+
+
+def test_the_run_is_looked_at_as_the_launcher_would_start_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"NNODES": "3", "NODE_RANK": "1", "HEAD_ADDR": "127.0.0.1"}.items():
+        monkeypatch.setenv(name, value)
+    assert doctor.main(CPU) == 1
+    assert "gives 3 data-parallel ranks" in capsys.readouterr().out
+    monkeypatch.setenv("HOLDER_P", "many")
+    assert doctor.main(CPU) == 1
+    assert "holder.p_start is 'many'" in capsys.readouterr().out
+
+
+def test_a_model_that_is_made_at_the_start_is_not_missed(tmp_path: Path) -> None:
+    """Where its data are there already, as after an interrupted first start."""
+    config = compose_config([*CPU, "model=tiny", f"cache_dir={tmp_path}"])
+    make_embedded(None, config.embedded_data, tmp_path)
+    assert doctor.check_values(config) == [doctor.Finding("values", "all are allowed")]
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:

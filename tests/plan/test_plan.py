@@ -1,5 +1,6 @@
 """The estimate's counts against real models: parameters exactly, optimiser state exactly, activations closely."""
 
+import json
 import re
 from itertools import pairwise
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 
 from recipe.holderpo.config.compose import compose_config
+from recipe.holderpo.config.errors import ConfigError
 from recipe.holderpo.plan import (
     MODELS,
     Architecture,
@@ -121,10 +123,89 @@ def test_the_table_says_that_it_is_an_estimate(capsys: pytest.CaptureFixture[str
 
 def test_another_family_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
-    with pytest.raises(ValueError, match="is a 'gpt2' model; allowed are qwen2, qwen3 and llama"):
+    with pytest.raises(ConfigError, match="is a 'gpt2' model; allowed are qwen2, qwen3 and llama"):
         read_architecture(tmp_path)
     with pytest.raises(SystemExit):
         main(["--folder", str(tmp_path)])
+
+
+WHOLE = SHAPE | {"model_type": "qwen2"}
+DAMAGED = {
+    "": "is damaged: Expecting value",
+    "{": "is damaged: Expecting property name",
+    "[1]": "is damaged: 'list' object has no",
+    "[" * 99999: "is damaged: maximum recursion",
+    "{}": "is a None model",
+    '{"model_type": ["qwen2"]}': r"is a \['qwen2'\] model",
+    json.dumps(WHOLE | {"hidden_size": "64"}): "hidden_size of .* is '64'; allowed is a whole number from 1",
+    json.dumps(WHOLE | {"hidden_size": -64}): "hidden_size of .* is -64",
+    json.dumps(WHOLE | {"num_hidden_layers": 0}): "num_hidden_layers of .* is 0",
+    json.dumps(WHOLE | {"num_attention_heads": 0}): "num_attention_heads of .* is 0",
+    json.dumps(WHOLE | {"num_attention_heads": 128}): "head_dim of .* is 0",
+    json.dumps(WHOLE | {"vocab_size": None}): "vocab_size of .* is None",
+    json.dumps(
+        WHOLE | {"tie_word_embeddings": "no"}
+    ): "tie_word_embeddings of .* is 'no'; allowed is true or false or null",
+}
+
+
+@pytest.mark.parametrize("text", DAMAGED, ids=range(len(DAMAGED)))
+def test_a_damaged_config_is_named(text: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ConfigError, match=DAMAGED[text]):
+        read_architecture(tmp_path)
+
+
+def test_a_config_without_key_value_heads_has_as_many_as_heads(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(WHOLE | {"model_type": "llama", "num_key_value_heads": None}))
+    assert read_architecture(tmp_path).kv_heads == 4
+
+
+def test_all_that_is_wrong_is_told_in_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    wrong = [
+        "--gpus",
+        "0",
+        "4",
+        "1000001",
+        "--gpu-gb",
+        "nan",
+        "--bandwidth",
+        "0",
+        "--tflops",
+        "-1",
+        "--folder",
+        "Qwen/Qwen3-8B",
+    ]
+    with pytest.raises(SystemExit) as ended:
+        main([*wrong, "--response-tokens", "3001"])
+    assert ended.value.code == 2
+    said = capsys.readouterr()
+    assert said.out == "" and [line.split(" is ")[0] for line in said.err.splitlines()] == [
+        f"error: {name}"
+        for name in ("--gpus", "--gpus", "--gpu-gb", "--bandwidth", "--tflops", "--response-tokens", "--folder")
+    ]
+    assert "--response-tokens is 3001; allowed is a whole number from 1 to 3000" in said.err
+    assert "--folder is 'Qwen/Qwen3-8B', whose config.json cannot be read (No such file or directory)" in said.err
+
+
+def test_the_extremes_that_are_allowed_have_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    for slow in ("0.01", "1000"):
+        main(
+            [
+                "--gpus",
+                "1",
+                "1000000",
+                "--gpu-gb",
+                "1",
+                "--bandwidth",
+                slow,
+                "--tflops",
+                "0.1",
+                "--response-tokens",
+                "1",
+            ]
+        )
+    assert "nan" not in capsys.readouterr().out
 
 
 def test_architecture_of_one_layer_by_hand() -> None:

@@ -9,6 +9,8 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from recipe.holderpo.report import __main__ as report
+from recipe.holderpo.report.comparison import comparison_figure
 from recipe.holderpo.report.curves import curves_figure, plot_curves
 from recipe.holderpo.report.record import RunRecord
 
@@ -115,9 +117,30 @@ def test_the_command_draws_and_prints(tmp_path: Path) -> None:
         assert int.from_bytes(png[16:20], "big") == 1650
         assert f"curves   {tmp_path / name / 'curves.png'}\n" in out
 
-    missing = subprocess.run([*command, str(tmp_path / "three")], cwd=root, capture_output=True, text=True, check=False)
-    assert missing.returncode == 1 and missing.stderr.startswith("error: ") and missing.stderr.count("\n") == 1
-    assert str(tmp_path / "three") in missing.stderr
+    (tmp_path / "four").mkdir()
+    (tmp_path / "four" / "metrics.jsonl").write_text('{"step": "one"}\n')
+    wrong = [str(tmp_path / name) for name in ("three", "four")]
+    refused = subprocess.run([*command, *wrong], cwd=root, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2 and refused.stdout == ""
+    lines = refused.stderr.splitlines()
+    assert len(lines) == 2 and all(line.startswith(f"error: {name}") for line, name in zip(lines, wrong, strict=True))
+
+
+def test_a_picture_that_cannot_be_written_takes_no_table_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    RunRecord(tmp_path / "r").step(1, {})
+    (tmp_path / "r" / "curves.png").mkdir()
+    monkeypatch.setattr(sys, "argv", ["report", str(tmp_path / "r")])
+    report.main()
+    said = capsys.readouterr()
+    assert said.err == f"note: {tmp_path / 'r' / 'curves.png'} is not redrawn: Is a directory\n"
+    assert said.out.splitlines()[0].split() == ["r"]
+
+
+def test_a_title_is_no_formula(tmp_path: Path) -> None:
+    curves_figure(_records(1), r"$\frac{$").draw_without_rendering()
+    comparison_figure({"p0": _records(1)}, r"$\frac{$").draw_without_rendering()
 
 
 def test_plot_curves_reads_the_file(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recipe.holderpo.report.record import RunRecord, accuracy, read_metrics
+from recipe.holderpo.config.errors import ConfigError
+from recipe.holderpo.report.record import RunRecord, accuracy, read_metrics, read_run
 
 
 @pytest.fixture
@@ -147,12 +148,50 @@ def test_resume_into_an_empty_folder(tmp_path: Path) -> None:
     assert _steps(tmp_path) == [31]
 
 
-@pytest.mark.parametrize("line", ["nonsense", "[1]", '{"time": 1}', ""])
-def test_a_line_that_is_no_record_is_named(tmp_path: Path, line: str) -> None:
+DAMAGED = {
+    b"nonsense": "Expecting value",
+    b"[1]": "not a JSON object",
+    b'{"time": 1}': "not a JSON object",
+    b"": "Expecting value",
+    b'{"step": 2, "ti': "Unterminated string",
+    b'{"step": 2, "x": null}': "x is None, which is no number",
+    b'{"step": 2, "x": "0.5"}': "x is '0.5', which is no number",
+    b'{"step": 2, "x": [1]}': r"x is \[1\], which is no number",
+    b'{"step": 2, "x": true}': "x is True, which is no number",
+    b'{"step": 2, "x": 1' + b"0" * 400 + b"}": "OverflowError",
+    b'{"step": 2, "x": 1' + b"0" * 9999 + b"}": "Exceeds the limit",
+    b"[" * 99999: "RecursionError",
+    b'{"step": 2, "\xff": 1}': "'utf-8' codec can't decode byte 0xff",
+    b"\0\0\0": "Expecting value",
+    b'{"step": "NaN"}': "step is nan, which is no whole number",
+    b'{"step": "Infinity"}': "step is inf, which is no whole number",
+    b'{"step": null}': "step is None, which is no number",
+    b'{"step": 1.5}': "step is 1.5, which is no whole number",
+    b'{"step": -1}': "step is -1, which is no whole number",
+    b'{"step": 1}': "step 1 after step 1: each is recorded once, in order",
+    b'{"step": 0}': "step 0 after step 1: each is recorded once, in order",
+}
+
+
+@pytest.mark.parametrize("line", DAMAGED, ids=range(len(DAMAGED)))
+def test_a_line_that_is_no_record_is_named(tmp_path: Path, line: bytes) -> None:
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1}\n' + line + '\n{"step": 2}\n')
-    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2: "):
+    path.write_bytes(b'{"step": 1}\n' + line + b'\n{"step": 4}\n')
+    with pytest.raises(ConfigError, match=rf"metrics\.jsonl, line 2: {DAMAGED[line]}.*; allowed are lines"):
         read_metrics(path)
+
+
+def test_a_run_without_a_record_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder, said in (
+        ("none", " has no metrics.jsonl; allowed"),
+        ("file", ".metrics.jsonl cannot be read: Not a dir"),
+    ):
+        with pytest.raises(ConfigError, match=f"{folder}{said}"):
+            read_run(tmp_path / folder)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0')  # killed while it wrote its first line
+    with pytest.raises(ConfigError, match=r"no step is recorded in .*metrics\.jsonl"):
+        read_run(tmp_path)
 
 
 def test_accuracy_is_the_mean_over_data_sources_of_one_kind() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from recipe.holderpo.config.errors import ConfigError
 from recipe.holderpo.report.record import RunRecord
 from recipe.holderpo.report.summary import final_table
 
@@ -149,9 +150,16 @@ def test_only_the_validation_before_training(tmp_path: Path) -> None:
     assert rows["steps"] == "0"
 
 
+def test_steps_without_a_line_are_told(tmp_path: Path) -> None:
+    record = RunRecord(tmp_path)
+    for step in (1, 2, 5):
+        record.step(step, {})
+    assert _rows(final_table(tmp_path))["steps"] == "3 of 5"
+
+
 def test_nothing_recorded(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(ConfigError, match=r"has no metrics\.jsonl"):
         final_table(tmp_path)
     RunRecord(tmp_path).resume_from(0)
-    with pytest.raises(ValueError, match=r"no step is recorded in .*metrics\.jsonl"):
+    with pytest.raises(ConfigError, match=r"no step is recorded in .*metrics\.jsonl"):
         final_table(tmp_path)

@@ -12,7 +12,6 @@ from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
 from recipe.holderpo.embedded.tiny_model import TinyModelConfig, build_model, build_tokenizer, save_model
 from recipe.holderpo.study.lab import Batch, Run
 from recipe.holderpo.study.plan import EXPERIMENTS, REPORTED_SEEDS, TUNING_SEEDS, runs
-from recipe.holderpo.study.records import collect, read_records
 from recipe.holderpo.study.settings import RULES, RunSettings, settings_of
 from recipe.holderpo.tasks.clock.problems import WORDS
 
@@ -96,14 +95,3 @@ def test_the_plans_runs_have_names_of_their_own_and_known_rules() -> None:
         assert {run.arm for run in planned} <= set(RULES)
         assert {run.seed for run in planned} <= set(TUNING_SEEDS if experiment == "tuning" else REPORTED_SEEDS)
     assert not set(TUNING_SEEDS) & set(REPORTED_SEEDS)
-
-
-def test_records_are_joined_with_those_that_are_there(tmp_path: Path) -> None:
-    for key in ("b", "a"):
-        (tmp_path / f"{key}.json").write_text(json.dumps({"key": key, "value": 1}))
-    file = tmp_path / "records.jsonl"
-    assert collect(tmp_path, file) == 2
-    (tmp_path / "b.json").write_text(json.dumps({"key": "b", "value": 2}))
-    (tmp_path / "a.json").unlink()
-    assert collect(tmp_path, file) == 2
-    assert read_records(file) == [{"key": "a", "value": 1}, {"key": "b", "value": 2}]

@@ -185,8 +185,7 @@ def check_resume(config: DictConfig, checkpoint: Checkpoint | None) -> None:
     if not config.trust_checkpoint:
         check_holds_no_code(checkpoint.folder, own=checkpoint.folder.parent == Path(config.trainer.default_local_dir))
     saved, total = OmegaConf.create(checkpoint.manifest["config"]), config.trainer.total_training_steps
-    lines = [*_changed_keys(config, saved), *_changed_ranks(config, saved, checkpoint.step)]
-    lines += _changed_length(config, OmegaConf.select(saved, "trainer.total_training_steps"))
+    lines = [*changes(config, saved), *_changed_ranks(config, saved, checkpoint.step)]
     if not lines and checkpoint.step >= total and last_step(Path(config.run_dir) / METRICS_FILE) >= total:
         lines.append(
             f"run {config.run} has finished its {total} steps; allowed is another name, run=..., or more "
@@ -194,6 +193,12 @@ def check_resume(config: DictConfig, checkpoint: Checkpoint | None) -> None:
         )
     if lines:
         raise ConfigError(*lines)
+
+
+def changes(config: DictConfig, saved: Any) -> list[str]:
+    """A line for each key that differs from that of the run's saved config, and may not."""
+    length = OmegaConf.select(saved, "trainer.total_training_steps")
+    return [*_changed_keys(config, saved), *_changed_length(config, length)]
 
 
 def free_keys() -> list[str]:

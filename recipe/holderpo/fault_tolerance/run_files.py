@@ -14,6 +14,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
 from recipe.holderpo.config.errors import ConfigError
 
 # A socket's path may have 107 characters, of which Ray and the folder's name take 92.
@@ -36,6 +40,21 @@ def check_can_write(key: str, folder: Path) -> None:
         raise ConfigError(
             f"{key} is {str(folder)!r}, which cannot be written ({error.strerror}: {there}); allowed is a folder that can"
         ) from None
+
+
+def read_config(file: Path) -> DictConfig:
+    """A config.yaml that a run or an evaluation has saved.
+
+    Raises:
+        ConfigError: it cannot be read, or is something else.
+    """
+    try:
+        config = OmegaConf.load(file)
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:  # ValueError: what is no UTF-8
+        raise ConfigError(f"{file} cannot be read: {type(error).__name__}: {str(error)[:200]}") from None
+    if not isinstance(config, DictConfig) or not config:
+        raise ConfigError(f"{file} cannot be read: it has no keys")
+    return config
 
 
 @contextmanager

@@ -7,6 +7,7 @@ the same command goes on where it was stopped. After each arm the table and outp
 """
 
 import os
+import re
 import secrets
 import shlex
 import socket
@@ -21,6 +22,8 @@ from recipe.holderpo.config.compose import CONF, compose_config
 from recipe.holderpo.config.errors import ConfigError
 from recipe.holderpo.config.help import help_text, wants_help
 from recipe.holderpo.fault_tolerance.command import COMMAND_VARIABLE
+from recipe.holderpo.fault_tolerance.resume import changes
+from recipe.holderpo.fault_tolerance.run_files import check_can_write, read_config
 from recipe.holderpo.fault_tolerance.signals import ExitStatus
 from recipe.holderpo.launch.__main__ import RunFailed, checked, drive, exit_status, ray_head
 from recipe.holderpo.launch.settings import Node
@@ -35,6 +38,8 @@ USUAL = {
 }
 """The arms without `arms=`. Every preset of conf/algo is an arm, too."""
 ARMS = {file.stem: [f"algo={file.stem}"] for file in sorted(CONF.glob("algo/[!_]*.yaml"))} | USUAL
+NAME = re.compile(r"\w[\w.-]{0,99}", re.ASCII)
+"""Which Hydra takes as a value, and every file system as a folder."""
 ADDRESS = "127.0.0.2"  # that of a run of its own, see conf/hardware/cpu.yaml
 
 
@@ -43,6 +48,7 @@ def compare(arguments: Sequence[str]) -> int:
     name, arms, overrides = read_arguments(arguments)
     runs = {arm: [*overrides, *ARMS[arm], f"run={name}-{arm}"] for arm in arms}
     configs = {arm: checked(run) for arm, run in runs.items()}  # before the first of them trains
+    check_finished(configs)
     return train_missing(Path(configs[arms[0]].run_dir).with_name(name), runs, configs)
 
 
@@ -50,34 +56,57 @@ def read_arguments(arguments: Sequence[str]) -> tuple[str, list[str], list[str]]
     """The name, the arms and the overrides for all of them.
 
     Raises:
-        ConfigError: an unknown arm, or a key that the command sets itself.
+        ConfigError: a name that is none, an unknown arm, one that is named twice, a key that the command or an arm sets
+            itself; a line for each.
     """
-    name, arms, overrides = "compare", [*USUAL], list[str]()
+    name, arms, overrides, lines = "compare", [*USUAL], list[str](), list[str]()
     for argument in arguments:
-        key, _, value = argument.partition("=")
+        key, _, value = argument.lstrip("+~").partition("=")
         if key == "name":
             name = value
         elif key == "arms":
             arms = value.split(",")
         elif key in ("run", "run_dir", "algo"):
-            raise ConfigError(
-                f"{argument}: this command sets {key} for each arm; allowed are name=, arms= and other keys"
-            )
+            lines.append(f"{argument}: this command sets {key} for each arm; allowed are name=, arms= and other keys")
         else:
             overrides.append(argument)
-    unknown = [arm for arm in arms if arm not in ARMS]
-    if unknown:
-        raise ConfigError(f"arms has {', '.join(unknown)}; allowed are {', '.join(ARMS)}")
+    if not NAME.fullmatch(name):
+        lines.append(f"name is {name!r}; allowed is the name of a folder in outputs: letters, digits, _, - and .")
+    lines += [f"arms has {arm!r}; allowed are {', '.join(ARMS)}" for arm in arms if arm not in ARMS]
+    lines += [f"arms has {arm!r} twice; allowed is each once" for arm in dict.fromkeys(arms) if arms.count(arm) > 1]
+    set_by = {override.partition("=")[0]: arm for arm in reversed(arms) for override in ARMS.get(arm, ())}
+    for override in overrides:
+        key = override.lstrip("+~").partition("=")[0]
+        if key in set_by:
+            lines.append(f"{override}: the arm {set_by[key]} sets {key} itself; allowed are other keys, or other arms")
+    if lines:
+        raise ConfigError(*lines)
     return name, arms, overrides
+
+
+def check_finished(configs: dict[str, DictConfig]) -> None:
+    """What is finished, and so only read, must be what the command asks for.
+
+    Raises:
+        ConfigError: with a line for each key in which an arm's run differs.
+    """
+    lines = list[str]()
+    for config in configs.values():
+        file = Path(config.run_dir) / "config.yaml"
+        if is_finished(config) and file.exists():
+            lines += changes(config, read_config(file))
+    if lines:
+        raise ConfigError(*lines)
 
 
 def train_missing(folder: Path, runs: dict[str, list[str]], configs: dict[str, DictConfig]) -> int:
     """Train what is not finished; 0, or the status of the first run that ended otherwise."""
     missing = [arm for arm in runs if not is_finished(configs[arm])]
+    check_can_write("name", folder)  # the picture's
+    folder.mkdir(parents=True, exist_ok=True)
     if not missing:
         report(folder, configs)
         return 0
-    folder.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # of this cluster alone; ~/.ray may hold another's
     node = Node(head=ADDRESS, address=ADDRESS, port=free_port(ADDRESS))
     shared = compose_config([*runs[missing[0]], f"run_dir={folder}"])

@@ -4,22 +4,36 @@ import argparse
 import sys
 from pathlib import Path
 
-from recipe.holderpo.report.curves import CURVES_FILE, plot_curves
-from recipe.holderpo.report.record import METRICS_FILE
-from recipe.holderpo.report.summary import final_table
+from recipe.holderpo.config.errors import ConfigError, print_error
+from recipe.holderpo.report.record import METRICS_FILE, read_run
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m recipe.holderpo.report", description=__doc__)
     parser.add_argument("run_dirs", nargs="+", type=Path, metavar="RUN_DIR", help="folder with a metrics.jsonl")
     run_dirs: list[Path] = parser.parse_args().run_dirs
-    try:
-        for run_dir in run_dirs:
+    lines = [line for run_dir in run_dirs for line in unusable(run_dir)]
+    if lines:
+        print_error(ConfigError(*lines))
+        sys.exit(2)
+    from recipe.holderpo.report.curves import CURVES_FILE, plot_curves
+    from recipe.holderpo.report.summary import final_table
+
+    for run_dir in run_dirs:
+        try:
             plot_curves(run_dir / METRICS_FILE, run_dir / CURVES_FILE, title=run_dir.resolve().name)
-        table = final_table(*run_dirs)
-    except (OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
-    print(table)
+        except OSError as error:  # somebody else's folder: its table can be read all the same
+            print(f"note: {run_dir / CURVES_FILE} is not redrawn: {error.strerror}", file=sys.stderr)
+    print(final_table(*run_dirs))
+
+
+def unusable(run_dir: Path) -> tuple[str, ...]:
+    """What is wrong with a run's record, none or one line."""
+    try:
+        read_run(run_dir)
+    except ConfigError as error:
+        return error.lines
+    return ()
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def comparison_figure(runs: Runs, title: str = "") -> Figure:
     """Six panels over the global step, a line for each run: accuracy, |p| x spread of log-ratios, KL(old, new) per token,
     share of sequences that the clip binds, gradient norm, entropy."""
     figure = Figure(figsize=(15, 8), layout="constrained")
-    figure.suptitle(title, fontsize=15)
+    figure.suptitle(title, fontsize=15, parse_math=False)
     panels = figure.subplots(2, 3).flat
     names = (
         ("Held-out accuracy, sampled", lambda record: accuracy(record, greedy=False)),
@@ -64,7 +64,10 @@ def comparison_figure(runs: Runs, title: str = "") -> Figure:
             points = [(record["step"], value) for record in records if (value := value_of(record)) is not None]
             if points:
                 _line(axes, points, name, COLORS[index % len(COLORS)])
-    figure.axes[0].legend(fontsize=10, framealpha=0.85)
+    for axes in [axes for axes in figure.axes if axes.lines][
+        :1
+    ]:  # a panel may have none, as accuracy without validation
+        axes.legend(fontsize=10, framealpha=0.85)
     return figure
 
 

@@ -199,7 +199,7 @@ class Follower:
             file.seek(self._offset)
             complete, newline, _unfinished = file.read().rpartition(b"\n")
         self._offset += len(complete) + len(newline)
-        records = [parse_line(line) for line in complete.decode().split("\n")] if newline else []
+        records = [parse_line(line) for line in complete.split(b"\n")] if newline else []
         new = [record for record in records if (record["step"], record["time"]) not in self._seen]
         self._seen.update((record["step"], record["time"]) for record in new)
         return new

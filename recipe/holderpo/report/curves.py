@@ -33,7 +33,7 @@ def curves_figure(records: Records, title: str = "") -> Figure:
     values says so.
     """
     figure = Figure(figsize=(15, 8.7), layout="constrained")
-    figure.suptitle(title, fontsize=15)
+    figure.suptitle(title, fontsize=15, parse_math=False)  # a folder's name may have dollars
     learning, order, envelopes, entropy, gradient, weights = figure.subplots(2, 3).flat
 
     _panel(learning, "Accuracy and reward", "")

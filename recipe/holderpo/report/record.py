@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from recipe.holderpo import atomic
+from recipe.holderpo.config.errors import ConfigError
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -136,14 +137,42 @@ def read_metrics(path: str | Path) -> list[dict[str, float]]:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: any other line is not a JSON object with a "step"; the message names file and line.
+        ConfigError: it cannot be read, or any other line is none of a record's, or its step does not come after the one
+            before; the message names file and line.
     """
-    records = []
-    for number, line in enumerate(atomic.complete_lines(Path(path)), start=1):
+    try:
+        lines = atomic.complete_lines(Path(path))
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    records = list[dict[str, float]]()
+    for number, line in enumerate(lines, start=1):
         try:
-            records.append(parse_line(line))
+            record = parse_line(line)
+            if records and record["step"] <= records[-1]["step"]:
+                raise ValueError(
+                    f"step {record['step']} after step {records[-1]['step']}: each is recorded once, in order"
+                )
         except ValueError as error:
-            raise ValueError(f"{path}, line {number}: {error}") from None
+            raise ConfigError(f"{path}, line {number}: {error}; allowed are lines as the run wrote them") from None
+        records.append(record)
+    return records
+
+
+def read_run(run_dir: str | Path) -> list[dict[str, float]]:
+    """The records of a run, of which there is at least one.
+
+    Raises:
+        ConfigError: the folder has no record that can be read, or an empty one.
+    """
+    path = Path(run_dir) / METRICS_FILE
+    try:
+        records = read_metrics(path)
+    except FileNotFoundError:
+        raise ConfigError(f"{run_dir} has no {METRICS_FILE}; allowed is the folder of a run") from None
+    if not records:
+        raise ConfigError(f"no step is recorded in {path}; allowed is a run that has finished its first")
     return records
 
 
@@ -152,16 +181,26 @@ def last_step(path: str | Path) -> int:
     return max((int(record["step"]) for record in read_metrics(path)), default=0) if Path(path).exists() else 0
 
 
-def parse_line(line: str) -> dict[str, float]:
+def parse_line(line: str | bytes) -> dict[str, float]:
     """One line of metrics.jsonl.
 
     Raises:
-        ValueError: it is not a JSON object with a "step".
+        ValueError: it is not a JSON object of numbers with a "step", from 0.
     """
-    record = json.loads(line)
-    if not isinstance(record, dict) or "step" not in record:
-        raise ValueError(f'not a JSON object with a "step": {line[:80]!r}')
-    return from_plain(record)
+    try:
+        record = json.loads(line if isinstance(line, str) else line.decode())
+        if not isinstance(record, dict) or "step" not in record:
+            raise ValueError(f'not a JSON object with a "step": {line[:80]!r}')
+        record = from_plain(record)
+        for key, value in record.items():
+            if type(value) not in (int, float):
+                raise ValueError(f"{key} is {value!r:.80}, which is no number")
+            float(value)
+    except (RecursionError, OverflowError) as error:  # brackets, or digits, without end
+        raise ValueError(f"{type(error).__name__}: {error}") from None
+    if not (record["step"] >= 0 and float(record["step"]).is_integer()):
+        raise ValueError(f"step is {record['step']!r}, which is no whole number from 0")
+    return record
 
 
 def from_plain(metrics: dict[str, Any]) -> dict[str, float]:

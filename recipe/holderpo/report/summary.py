@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean, median
 
-from recipe.holderpo.report.record import METRICS_FILE, accuracy, read_metrics
+from recipe.holderpo.report.record import METRICS_FILE, accuracy, read_run
 from recipe.holderpo.report.text_table import text_table
 
 NONE = "-"
@@ -29,16 +29,10 @@ def final_table(*run_dirs: str | Path) -> str:
     """The final table of one run, or of several side by side, followed by the paths of what each wrote.
 
     Raises:
-        ValueError: a run has recorded nothing yet.
-        FileNotFoundError: a folder has no metrics.jsonl.
+        ConfigError: a folder has no metrics.jsonl that can be read, or an empty one.
     """
     folders = [Path(run_dir) for run_dir in run_dirs]
-    columns = []
-    for folder in folders:
-        records = read_metrics(folder / METRICS_FILE)
-        if not records:
-            raise ValueError(f"no step is recorded in {folder / METRICS_FILE}")
-        columns.append(_column(records))
+    columns = [_column(read_run(folder)) for folder in folders]
     names = _short_names(folders)
     blocks = [text_table([["", *names], *([label, *(column[label] for column in columns)] for label in columns[0])])]
     for folder in folders:
@@ -65,7 +59,8 @@ def _column(records: list[dict[str, float]]) -> dict[str, str]:
     rewards = [record["critic/score/mean"] for record in training if "critic/score/mean" in record]
     cells[f"mean training reward, first {REWARD_STEPS} steps"] = _value(rewards[:REWARD_STEPS], mean, "{:.3f}")
     cells[f"mean training reward, last {REWARD_STEPS} steps"] = _value(rewards[-REWARD_STEPS:], mean, "{:.3f}")
-    cells["steps"] = str(len(training))
+    last = int(records[-1]["step"])
+    cells["steps"] = str(last) if last == len(training) else f"{len(training)} of {last}"  # some have no line
     step_seconds = _timings(training, "step")
     cells["training, without validation"] = _value(step_seconds, sum, "{:.0f} s")
     cells["validation during training"] = _value(_timings(training, "testing"), sum, "{:.0f} s")

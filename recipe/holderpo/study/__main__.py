@@ -9,9 +9,14 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from recipe.holderpo.atomic import write_text
-from recipe.holderpo.study.plan import EXPERIMENTS, runs
+from recipe.holderpo.config.errors import ConfigError, print_error
+from recipe.holderpo.config.values import integer, wrong_value
+from recipe.holderpo.fault_tolerance.run_files import check_can_write
+from recipe.holderpo.fault_tolerance.signals import ExitStatus
+from recipe.holderpo.study.plan import EXPERIMENTS, complete_seeds, runs
 from recipe.holderpo.study.records import CACHE, collect, read_records, rerun, run_all
 
 RECORDS = Path("docs/study/records.jsonl")
@@ -35,6 +40,41 @@ def main() -> None:
     again.add_argument("--count", type=int, default=3)
     again.add_argument("--seed", type=int, default=0, help="of the choice of runs")
     arguments = parser.parse_args()
+    try:
+        check(arguments)
+        obey(arguments)
+    except ConfigError as error:
+        print_error(error)
+        sys.exit(ExitStatus.REFUSED)
+
+
+BOUNDS = {
+    "jobs": integer(1, 1024),
+    "seeds": integer(1, 1000),
+    "count": integer(1, 10**6),
+    "seed": integer(0, 2**31 - 1),
+}
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """What would be found wrong only after minutes.
+
+    Raises:
+        ConfigError: with a line for each wrong value.
+    """
+    given = {name: kind for name, kind in BOUNDS.items() if hasattr(arguments, name)}
+    lines = [wrong_value(f"--{name}", getattr(arguments, name), kind) for name, kind in given.items()]
+    if not RECORDS.parent.is_dir():
+        lines.append(f"{RECORDS.parent} is not in {Path.cwd()}; allowed is the repository's root as the current folder")
+    if any(lines):
+        raise ConfigError(*filter(None, lines))
+    if arguments.command == "run":
+        check_can_write("--out", arguments.out)
+    elif arguments.command != "rerun":
+        check_can_write("the current folder's docs/study", RECORDS.parent)
+
+
+def obey(arguments: argparse.Namespace) -> None:
     if arguments.command == "run":
         wanted = [settings for name in arguments.experiments for settings in runs(name, arguments.seeds)]
         run_all(wanted, arguments.out, RECORDS, arguments.jobs)
@@ -50,10 +90,29 @@ def main() -> None:
         rows = {str(clip): probe(start, arguments.seed, clip) for clip in (0.2, 0.03)}
         write_text(PROBE, json.dumps(rows))
     else:
+        records = read_records(RECORDS)
+        complete = [name for name in EXPERIMENTS if complete_seeds(name, {record["key"] for record in records})]
+        print(f"{len(records)} runs; experiments with a complete seed: {', '.join(complete) or 'none'}", flush=True)
         from recipe.holderpo.study.report import write_report
 
-        probed = json.loads(PROBE.read_text()) if PROBE.exists() else {}
-        write_report(read_records(RECORDS), probed, RECORDS.parent)
+        write_report(records, read_probe(PROBE) if PROBE.exists() else {}, RECORDS.parent)
+
+
+def read_probe(file: Path) -> dict[str, list[dict[str, Any]]]:
+    """What `probe` wrote: clip -> rows.
+
+    Raises:
+        ConfigError: the file is damaged.
+    """
+    from recipe.holderpo.study.probe import probe_table
+
+    try:
+        probed: dict[str, list[dict[str, Any]]] = json.loads(file.read_bytes())
+        for rows in probed.values():
+            probe_table(rows)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ConfigError(f"{file} is damaged ({type(error).__name__}: {error}); `probe` makes it") from None
+    return probed
 
 
 if __name__ == "__main__":

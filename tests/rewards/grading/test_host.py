@@ -161,7 +161,7 @@ def test_an_answer_that_is_there_in_time_counts_even_if_the_host_was_stopped(hos
     host.line()
     (process,) = host.processes()
     host.send(f"spin({TIMEOUT / 2})")
-    while process.cpu_times().user < TIMEOUT / 5:
+    while sum(process.cpu_times()[:2]) < TIMEOUT / 5:
         time.sleep(0.01)
     os.kill(host.process.pid, signal.SIGSTOP)
     while process.status() != psutil.STATUS_SLEEPING:  # it has answered
@@ -176,7 +176,7 @@ def test_the_kernel_ends_a_process_that_the_host_cannot_watch(host: Host) -> Non
     host.line()
     (process,) = host.processes()
     host.send("spin()")
-    while process.cpu_times().user < TIMEOUT / 5:
+    while sum(process.cpu_times()[:2]) < TIMEOUT / 5:
         time.sleep(0.01)
     os.kill(host.process.pid, signal.SIGSTOP)
     while process.status() != psutil.STATUS_ZOMBIE:
