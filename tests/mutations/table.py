@@ -327,6 +327,27 @@ MUTATIONS = (
         "CPUS_OF_A_WORKER * workers\n",
         ("tests/config/test_overrides.py",),
     ),
+    Mutation(
+        "a grading process may map memory as it likes",
+        f"{_RECIPE}/rewards/grading/seccomp.py",
+        '"brk": 12,',
+        '"brk": 12, "mprotect": 10,',
+        ("tests/rewards/grading/test_seccomp.py",),
+    ),
+    Mutation(
+        "a 32-bit call is read as the 64-bit call of its number",
+        f"{_RECIPE}/rewards/grading/seccomp.py",
+        "step(RETURN, KILL)",
+        "step(LOAD_WORD, 4)",
+        ("tests/rewards/grading/test_seccomp.py",),
+    ),
+    Mutation(
+        "math-verify may go on where memory ran out",
+        f"{_RECIPE}/rewards/grading/verify.py",
+        "    place.value = BaseException\n",
+        "",
+        ("tests/rewards/grading/test_grader.py::test_math_verify_cannot_hide_that_memory_ran_out",),
+    ),
     # The loss
     Mutation(
         "the smallest of a metric has the wrong sign",
