@@ -6,11 +6,22 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from omegaconf import DictConfig, OmegaConf
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from recipe.holderpo.config.errors import ConfigError
 from recipe.holderpo.config.values import Settings, wrong_settings
 from recipe.holderpo.data.templates import TEMPLATES
+
+
+class EngineSettings(Settings):
+    """Those arguments of vLLM's engine that the presets have; vLLM knows the others."""
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+
+    dtype: str
+    tensor_parallel_size: Annotated[int, Field(ge=1, le=1024)]
+    max_model_len: Annotated[int, Field(ge=1, le=10**8)] | None
+    trust_remote_code: bool
 
 
 class EvaluationSettings(Settings):
@@ -42,7 +53,7 @@ def check(config: DictConfig) -> None:
     values = OmegaConf.to_container(config, resolve=True)
     assert isinstance(values, dict)
     lines = wrong_settings("", {str(key): value for key, value in values.items()}, EvaluationSettings)
-    lines = lines or [*_misfits(config)]
+    lines = lines or [*wrong_settings("engine", values["engine"], EngineSettings), *_misfits(config)]
     if lines:
         raise ConfigError(*lines)
 
