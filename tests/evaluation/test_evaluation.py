@@ -121,13 +121,16 @@ def test_a_damaged_line_is_named_and_its_problem_answered_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = Store(tmp_path / "x.jsonl", n=1)
-    store.add([{"index": i, "sample": 0, "score": 1.0, "truncated": 1.0, "no_answer": 0.0} for i in range(5)])
-    lines = store.path.read_text().splitlines()
-    lines[1], lines[2], lines[3] = lines[1][:20], "[3]", '{"index": 3}'
-    store.path.write_text("\n".join(lines) + "\n")
-    assert Store(store.path, n=1).done() == {0, 4}
+    store.add([{"index": i, "sample": 0, "score": 1.0, "truncated": 1.0, "no_answer": 0.0} for i in range(10)])
+    lines = store.path.read_bytes().splitlines()
+    lines[1:9] = [
+        lines[1][:20], b"[3]", b'{"index": 3}', b"\xff", b"[" * 99999, b'{"index": [6], "sample": 0, "score": 1.0}',
+        b'{"index": 7, "sample": 0, "score": "1"}', b'{"index": 8, "sample": 0, "score": 1, "timeout": null}',
+    ]  # fmt: skip
+    store.path.write_bytes(b"\n".join(lines) + b"\n")
+    assert Store(store.path, n=1).done() == {0, 9}
     said = capsys.readouterr().err.splitlines()
-    assert [line.split(" is damaged")[0] for line in said] == [f"note: {store.path}, line {n}" for n in (2, 3, 4)]
+    assert [line.split(" is damaged")[0] for line in said] == [f"note: {store.path}, line {n}" for n in range(2, 10)]
     (tmp_path / "generations").mkdir()
     store.path.rename(tmp_path / "generations" / "x.jsonl")
     assert faults(tmp_path).startswith("2 answers: 2 truncated, 0 no_answer, 0 timeout")
@@ -155,14 +158,32 @@ def test_another_benchmark_is_added_to_a_runs_results(tmp_path: Path) -> None:
     assert "AIME24" in (tmp_path / "table.txt").read_text()
 
 
-@pytest.mark.parametrize("content", ["{", "[1]", '{"r": {"amc": 1}}', '{"r": 2}'])
-def test_results_that_are_damaged_are_one_line(content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[1]",
+        '{"r": {"amc": 1}}',
+        '{"r": 2}',
+        "[" * 99999,
+        '{"r": {"amc": {"accuracy": "0.5", "standard_error": 0.1}}}',
+        '{"r": {"amc": {"accuracy": null, "standard_error": null}}}',
+    ],
+)
+def test_results_that_cannot_be_read_are_a_line_each(
+    content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "results.json").write_text(content)
-    for folder, said in ((tmp_path, "is damaged"), (tmp_path / "results.json", "is a file; allowed are folders")):
-        monkeypatch.setattr(sys, "argv", ["compare", str(folder)])
-        with pytest.raises(SystemExit, match=said) as ended:
-            compare.main()
-        assert "\n" not in str(ended.value)
+    folders = [tmp_path, tmp_path / "results.json", tmp_path / "none"]
+    monkeypatch.setattr(sys, "argv", ["compare", *map(str, folders)])
+    with pytest.raises(SystemExit) as ended:
+        compare.main()
+    lines = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2 and len(lines) == 3
+    for line, said in zip(
+        lines, ("is damaged", "cannot be read: Not a dir", "does not exist; it is written"), strict=True
+    ):
+        assert line.startswith("error: ") and said in line
 
 
 def test_every_sampled_answer_has_a_seed_of_its_own_and_a_greedy_one_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,6 +220,9 @@ BAD = {
     "k=[0]": "k is 0; allowed is a list of: a whole number from 1",
     "+temprature=1": "temprature is not a key; allowed are model, ",
     "limit=0": "limit is 0",
+    "engine.max_model_len=0": "engine.max_model_len is 0; allowed is a whole number from 1",
+    "engine.tensor_parallel_size=two": "engine.tensor_parallel_size is 'two'; allowed is a whole number from 1",
+    "engine.trust_remote_code=1": "engine.trust_remote_code is 1; allowed is true or false",
     "max_tokens=many": "max_tokens is 'many'",
     "k=3": "k is 3; allowed is a list of",
     "run=../x": "run is '../x'; allowed is the name of a folder inside out_dir",
@@ -251,7 +275,7 @@ def test_what_follows_from_the_model(tmp_path: Path) -> None:
         complete(made)
         assert made.template == template and (name is None or made.run == name)
         check(made)
-    OmegaConf.save({}, run / "config.yaml")
+    OmegaConf.save({"run": "r"}, run / "config.yaml")
     assert trained_template(str(run)) == "model"
 
 

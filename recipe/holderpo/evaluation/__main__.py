@@ -5,15 +5,17 @@ text, tokens and score), and the table as table.txt, table.md, table.csv and res
 `python -m recipe.holderpo.evaluation.compare DIR ...`.
 """
 
+import atexit
 import hashlib
 import math
 import os
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.progress import Progress
@@ -24,10 +26,11 @@ from recipe.holderpo.config.help import wants_help
 from recipe.holderpo.data.templates import TEMPLATES
 from recipe.holderpo.evaluation import table
 from recipe.holderpo.evaluation.compare import read_results
-from recipe.holderpo.evaluation.generate import Problem, Sampler, Sampling, Store, read_answers, read_problems
+from recipe.holderpo.evaluation.generate import FAULTS, Problem, Sampler, Sampling, Store, read_answers, read_problems
 from recipe.holderpo.evaluation.metrics import Estimate, mean_over_problems, pass_at_k
-from recipe.holderpo.evaluation.model import resolve_model, trained_template
+from recipe.holderpo.evaluation.model import check_model, resolve_model, trained_template
 from recipe.holderpo.evaluation.settings import check
+from recipe.holderpo.fault_tolerance.run_files import check_can_write, read_config
 from recipe.holderpo.fault_tolerance.signals import ExitStatus
 from recipe.holderpo.rewards.math import compute_score
 
@@ -37,6 +40,9 @@ FREE = ("chunk", "engine", "grading", "out_dir", "k")
 
 def complete(config: DictConfig) -> None:
     """Fill in what follows from the model: the run's name, and the template that a checkpoint was trained with."""
+    if OmegaConf.is_missing(config, "model") or not isinstance(config.model, str) or not config.model:
+        given = "missing" if OmegaConf.is_missing(config, "model") else repr(config.model)
+        raise ConfigError(f"model is {given}; allowed is a hub id or a folder")
     if isinstance(config.run, int | float):
         config.run = str(config.run)  # run=5 is a name
     if config.run is None:
@@ -57,7 +63,7 @@ def open_run(config: DictConfig, model: str, files: dict[str, Path]) -> Path:
     hashes = {f"sha256_{name}": hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
     now = {str(key): value for key, value in config.items() if key not in (*FREE, "benchmarks", "model")}
     now |= {"found_model": model} | hashes
-    saved = dict(OmegaConf.load(saved_file)) if saved_file.exists() else {}
+    saved = dict(read_config(saved_file)) if saved_file.exists() else {}
     for key, value in now.items():
         if key in saved and value != saved[key]:
             raise ConfigError(
@@ -87,8 +93,13 @@ def evaluate(config: DictConfig) -> dict[str, dict[str, Estimate]]:
     """Generate, grade and save what is missing; returns label -> benchmark -> accuracy."""
     files = {name: Path(config.data_dir) / f"eval_{name}.parquet" for name in config.benchmarks}
     problems = {name: read_problems(path)[: config.limit] for name, path in files.items()}
+    folder = Path(config.out_dir) / config.run
+    check_can_write("out_dir/run", folder)
+    with_earlier(folder, {})  # damaged results are found before new ones are made
     model = resolve_model(config.model, config.trust_checkpoint)
-    folder = open_run(config, model, files)
+    every = [problem for rows in problems.values() for problem in rows]
+    check_model(model, _engine(config), every, TEMPLATES[config.template])
+    open_run(config, model, files)
     stores = {name: Store(folder / "generations" / f"{name}.jsonl", config.n) for name in problems}
     missing = {name: [p for p in problems[name] if p.index not in stores[name].done()] for name in problems}
     if any(missing.values()):
@@ -134,8 +145,9 @@ def write(folder: Path, results: dict[str, dict[str, Estimate]]) -> None:
 def faults(folder: Path) -> str:
     """One line: how many responses were truncated, had no answer, or could not be graded."""
     rows = [row for file in sorted((folder / "generations").glob("*.jsonl")) for row in read_answers(file)]
-    names = ("truncated", "no_answer", "timeout", "crash", "unreadable")
-    return f"{len(rows)} answers: " + ", ".join(f"{sum(row.get(name, 0) for row in rows):.0f} {name}" for name in names)
+    return f"{len(rows)} answers: " + ", ".join(
+        f"{sum(row.get(name, 0) for row in rows):.0f} {name}" for name in FAULTS
+    )
 
 
 def with_earlier(folder: Path, results: dict[str, dict[str, Estimate]]) -> dict[str, dict[str, Estimate]]:
@@ -145,6 +157,15 @@ def with_earlier(folder: Path, results: dict[str, dict[str, Estimate]]) -> dict[
     except FileNotFoundError:
         return results
     return {label: earlier.get(label, {}) | results.get(label, {}) for label in dict.fromkeys((*earlier, *results))}
+
+
+def end(status: int) -> NoReturn:
+    """End this process, after what was registered for its end, without taking the interpreter apart: nanobind, in the Triton
+    that vLLM imports, would then tell what it holds to be leaks, after the table."""
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 @hydra.main(config_path="../../../conf/evaluation", config_name="eval", version_base=None)
@@ -169,4 +190,16 @@ def main(config: DictConfig) -> None:
 if __name__ == "__main__":
     if wants_help(sys.argv[1:]):
         sys.exit(print(__doc__.strip()))
-    main()
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # raised to here, where Hydra would print some lines of its own
+    status: Any = ExitStatus.FINISHED
+    try:
+        main()
+    except HydraException as error:  # an override that it refuses
+        print_error(error)
+        status = ExitStatus.REFUSED
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on where it was")
+        status = ExitStatus.INTERRUPTED
+    except SystemExit as ended:
+        status = ended.code
+    end(int(status or 0))

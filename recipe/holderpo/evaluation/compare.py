@@ -6,7 +6,7 @@ import math
 import sys
 from pathlib import Path
 
-from recipe.holderpo.config.errors import ConfigError
+from recipe.holderpo.config.errors import ConfigError, print_error
 from recipe.holderpo.evaluation import table
 from recipe.holderpo.evaluation.metrics import Estimate
 
@@ -16,23 +16,35 @@ def read_results(folder: Path) -> dict[str, dict[str, Estimate]]:
 
     Raises:
         FileNotFoundError: it has not finished.
-        ConfigError: the file is another one, or damaged.
+        ConfigError: the file is another one, damaged, or cannot be read.
     """
     file = folder / "results.json"
     try:
-        document = json.loads(file.read_text())
+        document = json.loads(file.read_bytes())
         return {
             label: {
-                name: Estimate(e["accuracy"], math.nan if e["standard_error"] is None else e["standard_error"])
+                name: Estimate(
+                    _number(e["accuracy"]), math.nan if e["standard_error"] is None else _number(e["standard_error"])
+                )
                 for name, e in row.items()
                 if name != "average"
             }
             for label, row in document.items()
         }
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(
             f"{file} is damaged ({type(error).__name__}: {error}); without it, it is written anew"
         ) from None
+
+
+def _number(value: object) -> float:
+    if type(value) not in (int, float):
+        raise TypeError(f"{value!r:.80} is no number")
+    return float(value)  # type: ignore[arg-type]
 
 
 def main() -> None:
@@ -42,18 +54,18 @@ def main() -> None:
     for name, form in (("markdown", table.as_markdown), ("csv", table.as_csv), ("json", table.as_json)):
         kind.add_argument(f"--{name}", dest="form", action="store_const", const=form, default=table.as_text)
     options = parser.parse_args()
-    results: dict[str, dict[str, Estimate]] = {}
+    results, lines = dict[str, dict[str, Estimate]](), list[str]()
     for folder in options.folders:
         try:
-            rows = read_results(folder)
+            for label, row in read_results(folder).items():
+                results[label if label not in results else f"{folder.name}/{label}"] = row
         except FileNotFoundError as error:
-            sys.exit(f"error: {error.filename} does not exist; it is written when an evaluation has finished")
-        except NotADirectoryError:
-            sys.exit(f"error: {folder} is a file; allowed are folders of evaluations, such as outputs/eval/NAME")
+            lines.append(f"{error.filename} does not exist; it is written when an evaluation has finished")
         except ConfigError as error:
-            sys.exit(f"error: {error}")
-        for label, row in rows.items():
-            results[label if label not in results else f"{folder.name}/{label}"] = row
+            lines += error.lines
+    if lines:
+        print_error(ConfigError(*lines))
+        sys.exit(2)
     print(options.form(results))
 
 

@@ -8,13 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from recipe.holderpo import atomic
 from recipe.holderpo.config.errors import ConfigError
 from recipe.holderpo.data.templates import prompt_ids
 from recipe.holderpo.seeds import request_seed
 
-NEEDED = {"index", "sample", "score"}
-"""Keys that an answer must have to count."""
+NEEDED = {"index": (int,), "sample": (int,), "score": (int, float)}
+"""Keys that an answer must have to count, and what their values are."""
+FAULTS = ("truncated", "no_answer", "timeout", "crash", "unreadable")
+"""Keys that count what an answer lacks, each a number."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ def read_problems(path: Path) -> list[Problem]:
     if not path.exists():
         raise ConfigError(f"benchmarks names {path}, which does not exist; python -m recipe.holderpo.data makes it")
     try:
-        return [
+        problems = [
             Problem(
                 row["data_source"],
                 row["extra_info"]["index"],
@@ -61,6 +65,9 @@ def read_problems(path: Path) -> list[Problem]:
             f"benchmarks names {path}, which is not as python -m recipe.holderpo.data writes it: "
             f"{type(error).__name__} {' '.join(str(error).split())[:200]}"
         ) from None
+    if not problems:
+        raise ConfigError(f"benchmarks names {path}, which has no problems; allowed are files with at least one")
+    return problems
 
 
 def read_answers(path: Path) -> list[dict[str, Any]]:
@@ -69,9 +76,12 @@ def read_answers(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(atomic.complete_lines(path) if path.exists() else [], 1):
         try:
             row = json.loads(line)
-            if not NEEDED.issubset(row.keys()):
+            if not NEEDED.keys() <= row.keys():
                 raise ValueError("keys are missing")
-        except (ValueError, AttributeError) as error:
+            kinds = NEEDED | {key: (int, float) for key in FAULTS if key in row}
+            if not all(type(row[key]) in allowed for key, allowed in kinds.items()):
+                raise ValueError("values are of other types")
+        except (ValueError, AttributeError, RecursionError) as error:
             print(
                 f"note: {path}, line {number} is damaged ({error}): its problem counts as not answered", file=sys.stderr
             )
@@ -120,7 +130,12 @@ class Sampler:
     def __init__(self, model: str, template: str | None, engine: dict[str, Any]):
         from vllm import LLM
 
-        self.llm = LLM(model=model, **engine)
+        try:
+            self.llm = LLM(model=model, **engine)
+        except (TypeError, ValueError, OSError) as error:  # an unknown argument; pydantic's, vLLM's; transformers'
+            # pydantic's text has all of its input
+            why = "; ".join(e["msg"] for e in error.errors()) if isinstance(error, ValidationError) else str(error)
+            raise ConfigError(f"vLLM refuses engine={engine} for model {model!r}: {why}") from error
         self.tokenizer = self.llm.get_tokenizer()
         self.template = template
 

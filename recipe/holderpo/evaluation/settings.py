@@ -6,12 +6,23 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from omegaconf import DictConfig, OmegaConf
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from recipe.holderpo.config.errors import ConfigError
 from recipe.holderpo.config.values import Settings, wrong_settings
 from recipe.holderpo.data.templates import TEMPLATES
 from recipe.holderpo.rewards.grading.settings import GradingSettings
+
+
+class EngineSettings(Settings):
+    """Those arguments of vLLM's engine that the presets have; vLLM knows the others."""
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+
+    dtype: str
+    tensor_parallel_size: Annotated[int, Field(ge=1, le=1024)]
+    max_model_len: Annotated[int, Field(ge=1, le=10**8)] | None
+    trust_remote_code: bool
 
 
 class EvaluationSettings(Settings):
@@ -43,10 +54,9 @@ def check(config: DictConfig) -> None:
     values = OmegaConf.to_container(config, resolve=True)
     assert isinstance(values, dict)
     lines = wrong_settings("", {str(key): value for key, value in values.items()}, EvaluationSettings)
-    if isinstance(values["grading"], dict):
-        lines += wrong_settings(
-            "grading", {str(key): value for key, value in values["grading"].items()}, GradingSettings
-        )
+    for group, model in (("grading", GradingSettings), ("engine", EngineSettings)):
+        if isinstance(values[group], dict):
+            lines += wrong_settings(group, {str(key): value for key, value in values[group].items()}, model)
     lines = lines or [*_misfits(config)]
     if lines:
         raise ConfigError(*lines)

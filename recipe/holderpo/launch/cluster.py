@@ -53,10 +53,15 @@ def ensure_token(environment: dict[str, str], make: bool) -> None:
                 f"RAY_AUTH_TOKEN_PATH names {path}, which does not exist; allowed is a copy of the head's token file "
                 "(the head makes it when it starts)"
             )
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_hex(32))
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "w") as file:
+                file.write(secrets.token_hex(32))
+        except OSError as error:
+            raise ConfigError(f"RAY_AUTH_TOKEN_PATH names {path}, which cannot be made: {error.strerror}") from None
+    if not path.is_file() or path.stat().st_size == 0:
+        raise ConfigError(f"RAY_AUTH_TOKEN_PATH names {path}; allowed is a file with a token")
     if path.stat().st_mode & 0o077:
         raise ConfigError(
             f"{path} has mode {path.stat().st_mode & 0o777:o}; allowed is 600: it is the key to the cluster"
