@@ -35,7 +35,8 @@ def config(files: Path | list[str], model: Path | None = None, **data: Any) -> D
                 "max_prompt_length": 64, "filter_overlong_prompts": True, "apply_chat_template_kwargs": {}, **data,
             },
             "actor_rollout_ref": {
-                "model": {"path": str(model), "trust_remote_code": False, "custom_chat_template": None}
+                "model": {"path": str(model), "trust_remote_code": False, "custom_chat_template": None},
+                "rollout": {"agent": {"default_agent_loop": "holder_single_turn"}},
             },
             "reward": {"custom_reward_function": {"path": "mine.py"}, "reward_manager": {"source": "register"}},
         }
@@ -231,6 +232,8 @@ def test_without_a_reward_function_verls_own_must_know_the_data_source(tmp_path:
         "'sums' of data.train_files",
         "sums.parquet",
     )
+    unknown.actor_rollout_ref.rollout.agent.default_agent_loop = "alfworld"  # an agent has rewards of its own
+    check_data(unknown)
     known = config(write(tmp_path / "gsm8k.parquet", [r | {"data_source": "openai/gsm8k"} for r in ROWS]))
     known.reward.custom_reward_function.path = None
     check_data(known)

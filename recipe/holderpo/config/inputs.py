@@ -39,7 +39,7 @@ def check_data(config: DictConfig) -> None:
                 sources |= {*pc.unique(table["data_source"]).to_pylist()}
             if rows == 0:
                 raise ConfigError(f"{key} is {str(path)!r}, which has no rows; allowed are files with at least one")
-            if config.reward.custom_reward_function.path is None and config.reward.reward_manager.source == "register":
+            if _rewards_are_verls_own(config):
                 _check_sources(key, path, sources)
             all_rows += rows
             repeated = len(pa.chunked_array(ids)) - len(pc.unique(pa.chunked_array(ids))) if ids else 0
@@ -142,6 +142,17 @@ def _check_truths(key: str, path: Path, rewards: pa.ChunkedArray, first: int) ->
         raise ConfigError(
             f"{key} is {str(path)!r}; row {first + row} has no ground_truth in its reward_model; allowed are rows with one"
         )
+
+
+def _rewards_are_verls_own(config: DictConfig) -> bool:
+    """No reward function, no manager of the user's, and no agent that may give rewards itself."""
+    agent = config.actor_rollout_ref.rollout.agent.default_agent_loop
+    reward = config.reward
+    return (
+        reward.custom_reward_function.path is None
+        and reward.reward_manager.source == "register"
+        and agent in ("holder_single_turn", "single_turn_agent")
+    )
 
 
 def _check_sources(key: str, path: Path, sources: set[str]) -> None:
