@@ -18,6 +18,10 @@ EXTRACTED = {
     r"\boxed{\{1, 2\}}": r"\{1, 2\}",
     r"\boxed{ x^{2^{3}} }": "x^{2^{3}}",
     r"\boxed 7 is it": "7",
+    r"\boxed-10}": None,
+    r"\boxed 10}": None,
+    r"\boxed10": None,
+    r"\boxed{3} no, \boxed4}": "3",
     r"\fbox{9}": "9",
     r"\boxed{3} and then \boxed{4": "3",  # the last one is cut off
     r"\boxed{4": None,

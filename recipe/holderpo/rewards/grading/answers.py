@@ -55,8 +55,8 @@ def _final_boxes(text: str) -> tuple[str, int] | None:
 def boxes(text: str) -> Iterator[str | None]:
     """The contents of the \\boxed{} and \\fbox{} in a text, from the last to the first; None for one that is not closed.
 
-    Without surrounding blanks. Braces may be nested or escaped; `\\boxed 5` counts as 5. Linear in the length of the text,
-    whatever it holds."""
+    Without surrounding blanks. Braces may be nested or escaped; `\\boxed 5` counts as 5, `\\boxed5}` is none. Linear in the
+    length of the text, whatever it holds."""
     return (content for _, content, _ in _boxes(text))
 
 
@@ -76,7 +76,10 @@ def _boxes(text: str) -> Iterator[tuple[int, str | None, int]]:
             yield begin, text[start + 1 : end].strip(), end + 1
         else:
             word = _WORD.match(text, start)
-            yield begin, word.group().rstrip(".") if word else None, word.end() if word else start
+            if word and text[start - 1].isspace() and not text.startswith("}", word.end()):
+                yield begin, word.group().rstrip("."), word.end()
+            else:
+                yield begin, None, start
 
 
 def _closing_brace(text: str, start: int) -> int | None:
