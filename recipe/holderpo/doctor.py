@@ -21,7 +21,7 @@ from recipe.holderpo.config.cross_checks import data_files
 from recipe.holderpo.config.errors import ConfigError, print_error
 from recipe.holderpo.config.help import help_text, wants_help
 from recipe.holderpo.fault_tolerance.resume import check_resume, find_checkpoint
-from recipe.holderpo.fault_tolerance.run_files import check_can_write
+from recipe.holderpo.fault_tolerance.run_files import check_can_write, temporary_base
 from recipe.holderpo.fault_tolerance.signals import ExitStatus
 from recipe.holderpo.launch.cluster import port_error
 from recipe.holderpo.launch.settings import Node, legacy_overrides, read_node
@@ -154,6 +154,18 @@ def check_space(name: str, path: Path, least_gb: float, fix: str) -> Finding:
     )
 
 
+def check_temporary() -> Finding:
+    """Where Ray keeps its session, sockets and what does not fit into shared memory."""
+    fix = "RAY_TMPDIR=/another/folder"
+    try:
+        base = temporary_base()
+    except ConfigError as error:
+        return Finding("RAY_TMPDIR", str(error), fix)
+    if not base.is_dir():
+        return Finding("RAY_TMPDIR", f"{base} is no folder", fix)
+    return check_space("RAY_TMPDIR", base, MIN_TEMPORARY_GB, fix)
+
+
 def check_files(config: DictConfig) -> list[Finding]:
     """Model and data, where they are local."""
     findings = []
@@ -232,7 +244,7 @@ def examine(config: DictConfig, node: Node) -> list[Finding]:
         check_port(node),
         check_space("run_dir", Path(config.run_dir), disk_needed_gb(config), "another run_dir, or keep_checkpoints=1"),
         check_space("cache_dir", Path(config.cache_dir), MIN_CACHE_GB, "cache_dir=... on another disk"),
-        check_space("RAY_TMPDIR", Path(os.environ.get("RAY_TMPDIR") or "/tmp"), MIN_TEMPORARY_GB, "RAY_TMPDIR=..."),
+        check_temporary(),
         check_space("shared memory", Path("/dev/shm"), MIN_SHM_GB, "docker run --shm-size=10g, or --ipc=host"),
         *check_files(config),
         check_wandb(config, dict(os.environ)),

@@ -104,6 +104,15 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     assert "which cannot be written (Not a directory" in finding.found and finding.fix == "run_dir=..."
 
 
+def test_where_ray_would_have_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    for base, said in (("/none", "/none is no folder"), ("/" + "x" * 30, "at most 15 characters"), ("t", "absolute")):
+        monkeypatch.setenv("RAY_TMPDIR", base)
+        finding = doctor.check_temporary()
+        assert said in finding.found and finding.fix == "RAY_TMPDIR=/another/folder"
+    monkeypatch.setenv("RAY_TMPDIR", "")
+    assert doctor.check_temporary().found.endswith("free in /tmp")
+
+
 def test_what_the_environment_says_is_told_with_what_the_overrides_do(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from recipe.holderpo.config.errors import ConfigError
 from recipe.holderpo.launch import cluster
-from recipe.holderpo.launch.__main__ import checked, join, resources
+from recipe.holderpo.launch.__main__ import checked, join, launch, resources
 from recipe.holderpo.launch.settings import Node, first_slurm_host, legacy_overrides, read_node
 
 
@@ -112,6 +112,13 @@ def test_a_node_whose_own_name_is_a_loopback_address_is_refused(monkeypatch: pyt
 def test_a_node_that_could_never_join_does_not_wait(node: Node, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         join(node, [])
+
+
+def test_two_numbers_of_nodes_are_one_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in HEAD.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=r"trainer\.nnodes=3: NNODES is 2; allowed is that"):
+        launch(["trainer.nnodes=3"])
 
 
 def test_the_launcher_leaves_what_is_slow_to_its_driver() -> None:
