@@ -68,6 +68,7 @@ def test_another_error_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     [
         ("holder.p_start=1,2", "Ambiguous value for argument 'holder.p_start=1,2' 1. To"),
         ("nonsense=1", "Could not override 'nonsense'. To append"),
+        ("task=null", "Config group override must be a string or a list. Got NoneType"),
         ("task=nope", "In 'holderpo': Could not find 'task/nope' Available options"),
         ("run_dir=/dev/null/x", "run_dir is '/dev/null/x', which cannot be written (Not a directory: /dev/null)"),
     ],

@@ -13,15 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from packaging.requirements import Requirement
 
-from recipe.holderpo.config.checks import check_config, check_with_verl
+from recipe.holderpo.config.checks import check_cluster, check_config, check_with_verl
 from recipe.holderpo.config.compose import compose_config, set_environment
 from recipe.holderpo.config.cross_checks import data_files
 from recipe.holderpo.config.errors import ConfigError, print_error
 from recipe.holderpo.config.help import help_text, wants_help
 from recipe.holderpo.fault_tolerance.resume import check_resume, find_checkpoint
-from recipe.holderpo.fault_tolerance.run_files import check_can_write
+from recipe.holderpo.fault_tolerance.run_files import check_can_write, temporary_base
 from recipe.holderpo.fault_tolerance.signals import ExitStatus
 from recipe.holderpo.launch.cluster import port_error
 from recipe.holderpo.launch.settings import Node, legacy_overrides, read_node
@@ -31,6 +32,8 @@ from recipe.holderpo.report.text_table import text_table
 MIN_DISK_GB, MIN_SHM_GB, MIN_CACHE_GB, MIN_TEMPORARY_GB = 20, 1, 1, 5
 DISK_FOR_LOGS_GB = 2
 MIN_DRIVER = 580  # of CUDA 13
+
+ONE_NODE = Node()
 
 
 @dataclass(frozen=True)
@@ -154,6 +157,18 @@ def check_space(name: str, path: Path, least_gb: float, fix: str) -> Finding:
     )
 
 
+def check_temporary() -> Finding:
+    """Where Ray keeps its session, sockets and what does not fit into shared memory."""
+    fix = "RAY_TMPDIR=/another/folder"
+    try:
+        base = temporary_base()
+    except ConfigError as error:
+        return Finding("RAY_TMPDIR", str(error), fix)
+    if not base.is_dir():
+        return Finding("RAY_TMPDIR", f"{base} is no folder", fix)
+    return check_space("RAY_TMPDIR", base, MIN_TEMPORARY_GB, fix)
+
+
 def check_files(config: DictConfig) -> list[Finding]:
     """Model and data, where they are local."""
     findings = []
@@ -189,15 +204,16 @@ def _netrc() -> str:
         return ""
 
 
-def check_values(config: DictConfig) -> list[Finding]:
+def check_values(config: DictConfig, node: Node = ONE_NODE) -> list[Finding]:
     """The checks that the command itself makes before Ray starts; as there, the first that finds something is the last."""
     checks: list[Callable[[DictConfig], None]] = [
+        set_environment,
         check_config,
+        *([check_cluster] if node.nodes == 1 else []),  # of several, the launcher makes the cluster
         lambda config: check_resume(config, find_checkpoint(config)),
         check_with_verl,
         check_inputs_there,
     ]
-    set_environment(config)
     for check in checks:
         try:
             check(config)
@@ -221,22 +237,33 @@ def check_inputs_there(config: DictConfig) -> None:
 
 
 def examine(config: DictConfig, node: Node) -> list[Finding]:
-    return [
-        *check_values(config),
-        check_python(),
-        *check_versions("cpu" if config.trainer.device == "cpu" else "gpu"),
-        check_plugin(),
-        check_gpus(config),
-        check_driver(config),
-        check_collectives(config),
-        check_port(node),
-        check_space("run_dir", Path(config.run_dir), disk_needed_gb(config), "another run_dir, or keep_checkpoints=1"),
-        check_space("cache_dir", Path(config.cache_dir), MIN_CACHE_GB, "cache_dir=... on another disk"),
-        check_space("RAY_TMPDIR", Path(os.environ.get("RAY_TMPDIR") or "/tmp"), MIN_TEMPORARY_GB, "RAY_TMPDIR=..."),
-        check_space("shared memory", Path("/dev/shm"), MIN_SHM_GB, "docker run --shm-size=10g, or --ipc=host"),
-        *check_files(config),
-        check_wandb(config, dict(os.environ)),
+    findings = check_values(config, node)
+    wrong = any(finding.fix is not None for finding in findings)
+    room = "another run_dir, or keep_checkpoints=1"
+    checks: list[Callable[[], Finding | list[Finding]]] = [
+        check_python,
+        lambda: check_versions("cpu" if config.trainer.device == "cpu" else "gpu"),
+        check_plugin,
+        lambda: check_gpus(config),
+        lambda: check_driver(config),
+        lambda: check_collectives(config),
+        lambda: check_port(node),
+        lambda: check_space("run_dir", Path(config.run_dir), disk_needed_gb(config), room),
+        lambda: check_space("cache_dir", Path(config.cache_dir), MIN_CACHE_GB, "cache_dir=... on another disk"),
+        check_temporary,
+        lambda: check_space("shared memory", Path("/dev/shm"), MIN_SHM_GB, "docker run --shm-size=10g, or --ipc=host"),
+        lambda: check_files(config),
+        lambda: check_wandb(config, dict(os.environ)),
     ]
+    for check in checks:
+        try:
+            found = check()
+        except (AttributeError, TypeError, OmegaConfBaseException):
+            if not wrong:
+                raise
+            continue  # it reads a value that is wrong, and named above
+        findings += found if isinstance(found, list) else [found]
+    return findings
 
 
 def as_table(findings: Sequence[Finding]) -> str:

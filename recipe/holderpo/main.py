@@ -162,6 +162,8 @@ if __name__ == "__main__":
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # raised to here, where Hydra would print some lines of its own
     try:
         main()
-    except HydraException as error:  # an override that it refuses
+    except (HydraException, ValueError) as error:  # an override that it refuses; the latter for a group=null
+        if not isinstance(error, HydraException) and not str(error).startswith("Config group override"):
+            raise
         print_error(error)
         sys.exit(ExitStatus.REFUSED)

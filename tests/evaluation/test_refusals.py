@@ -147,6 +147,7 @@ def test_what_vllm_refuses_is_one_line(error: Exception, why: str, monkeypatch: 
         ("model=5", "model is 5; allowed is a hub id or a folder"),
         ("model=", "model is ''; allowed is a hub id or a folder"),
         ("nonsense=1", "Could not override 'nonsense'"),
+        ("hardware=null", "Config group override must be a string or a list. Got NoneType"),
         ("hardware=tpu", "In 'eval': Could not find 'hardware/tpu'"),
     ],
 )

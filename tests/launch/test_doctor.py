@@ -104,6 +104,35 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     assert "which cannot be written (Not a directory" in finding.found and finding.fix == "run_dir=..."
 
 
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("env=null", "env is None; allowed is a group"),
+        ("ray_kwargs=null", "ray_kwargs is None; allowed is a group"),
+        ("actor_rollout_ref=null", "actor_rollout_ref is null; allowed is a group"),
+        ("trainer.logger=null", "trainer.logger is "),
+        ("trainer.n_gpus_per_node=null", "trainer.n_gpus_per_node is None"),
+        ("ray_kwargs.ray_init.num_cpus=1", "ray_kwargs.ray_init.num_cpus is 1; allowed here are"),
+    ],
+)
+def test_a_wrong_value_takes_no_other_check_with_it(
+    override: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert doctor.main([*CPU, override]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("FAIL  value") and said in line for line in lines)
+    assert any(line.startswith("ok    shared memory") for line in lines)
+
+
+def test_where_ray_would_have_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    for base, said in (("/none", "/none is no folder"), ("/" + "x" * 30, "at most 15 characters"), ("t", "absolute")):
+        monkeypatch.setenv("RAY_TMPDIR", base)
+        finding = doctor.check_temporary()
+        assert said in finding.found and finding.fix == "RAY_TMPDIR=/another/folder"
+    monkeypatch.setenv("RAY_TMPDIR", "")
+    assert doctor.check_temporary().found.endswith("free in /tmp")
+
+
 def test_what_the_environment_says_is_told_with_what_the_overrides_do(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

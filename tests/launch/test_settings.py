@@ -12,7 +12,7 @@ import pytest
 
 from recipe.holderpo.config.errors import ConfigError
 from recipe.holderpo.launch import cluster
-from recipe.holderpo.launch.__main__ import checked, join, resources
+from recipe.holderpo.launch.__main__ import checked, join, launch, resources
 from recipe.holderpo.launch.settings import Node, first_slurm_host, legacy_overrides, read_node
 
 
@@ -114,6 +114,13 @@ def test_a_node_that_could_never_join_does_not_wait(node: Node, said: str) -> No
         join(node, [])
 
 
+def test_two_numbers_of_nodes_are_one_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in HEAD.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=r"trainer\.nnodes=3: NNODES is 2; allowed is that"):
+        launch(["trainer.nnodes=3"])
+
+
 def test_the_launcher_leaves_what_is_slow_to_its_driver() -> None:
     """So that the driver's own checks are over within seconds of the command."""
     code = "import sys, recipe.holderpo.launch.__main__; print({'torch', 'verl', 'ray'} & {*sys.modules})"
@@ -192,12 +199,8 @@ def test_a_token_file_is_made_for_its_owner_alone(mode: int, tmp_path: Path) -> 
 
 
 def test_a_token_file_that_is_none_or_cannot_be_made_is_named(tmp_path: Path) -> None:
-    (tmp_path / "empty").touch(mode=0o600)
-    for name, said in (
-        ("", "allowed is a file with"),
-        ("empty", "allowed is a file with"),
-        ("empty/t", "cannot be made"),
-    ):
+    (tmp_path / "file").touch()
+    for name, said in (("", "allowed is a file with a token"), ("file/t", "cannot be made: File exists")):
         with pytest.raises(ConfigError, match=f"RAY_AUTH_TOKEN_PATH names {tmp_path / name}.* {said}"):
             cluster.ensure_token({"RAY_AUTH_TOKEN_PATH": str(tmp_path / name)}, make=True)
 

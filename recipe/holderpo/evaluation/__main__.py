@@ -194,7 +194,9 @@ if __name__ == "__main__":
     status: Any = ExitStatus.FINISHED
     try:
         main()
-    except HydraException as error:  # an override that it refuses
+    except (HydraException, ValueError) as error:  # an override that it refuses; the latter for a group=null
+        if not isinstance(error, HydraException) and not str(error).startswith("Config group override"):
+            raise
         print_error(error)
         status = ExitStatus.REFUSED
     except KeyboardInterrupt:

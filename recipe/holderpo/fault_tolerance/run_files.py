@@ -80,6 +80,20 @@ def one_driver_per_run(run: str, run_dir: Path) -> Iterator[None]:
         yield
 
 
+def temporary_base() -> Path:
+    """Where `temporary_folder` makes its folder: RAY_TMPDIR, else /tmp.
+
+    Raises:
+        ConfigError: it is no path, or too long a one.
+    """
+    base = Path(os.environ.get("RAY_TMPDIR") or "/tmp")
+    if len(str(base)) > LONGEST_BASE or not base.is_absolute():
+        raise ConfigError(
+            f"RAY_TMPDIR is {str(base)!r}; allowed is an absolute path of at most {LONGEST_BASE} characters"
+        )
+    return base
+
+
 @contextmanager
 def temporary_folder(run_dir: Path, node: int = 0) -> Iterator[Path]:
     """A folder that only this user can read; from here on the TMPDIR and RAY_TMPDIR of this process and all that it starts.
@@ -87,14 +101,7 @@ def temporary_folder(run_dir: Path, node: int = 0) -> Iterator[Path]:
     It is deleted at the end, but kept after an error, whose reason may be in Ray's logs; the run's next start deletes it.
     Its name is short, since the path of a socket must not be longer than 107 bytes: it is in RAY_TMPDIR, else in /tmp.
     """
-    base, name = (
-        Path(os.environ.get("RAY_TMPDIR") or "/tmp"),
-        hashlib.sha256(f"{run_dir} {node}".encode()).hexdigest()[:6],
-    )
-    if len(str(base)) > LONGEST_BASE or not base.is_absolute():
-        raise ConfigError(
-            f"RAY_TMPDIR is {str(base)!r}; allowed is an absolute path of at most {LONGEST_BASE} characters"
-        )
+    base, name = temporary_base(), hashlib.sha256(f"{run_dir} {node}".encode()).hexdigest()[:6]
     if run_dir.exists():  # and locked, so it has no other driver
         for left in base.glob(f"holderpo-{name}-*"):
             shutil.rmtree(left, ignore_errors=True)

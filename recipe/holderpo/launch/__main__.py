@@ -69,6 +69,10 @@ def launch(arguments: Sequence[str]) -> int:
     overrides = [*legacy, *arguments]
     if node.nodes == 1:
         return drive(overrides, dict(os.environ))
+    for given in overrides:
+        key, _, value = given.lstrip("+").partition("=")
+        if key == "trainer.nnodes" and value != str(node.nodes):
+            raise ConfigError(f"{given}: NNODES is {node.nodes}; allowed is that, or no trainer.nnodes")
     overrides.append(f"trainer.nnodes={node.nodes}")
     return head(node, overrides) if node.rank == 0 else join(node, overrides)
 

@@ -60,7 +60,7 @@ def ensure_token(environment: dict[str, str], make: bool) -> None:
                 file.write(secrets.token_hex(32))
         except OSError as error:
             raise ConfigError(f"RAY_AUTH_TOKEN_PATH names {path}, which cannot be made: {error.strerror}") from None
-    if not path.is_file() or path.stat().st_size == 0:
+    if not path.is_file():
         raise ConfigError(f"RAY_AUTH_TOKEN_PATH names {path}; allowed is a file with a token")
     if path.stat().st_mode & 0o077:
         raise ConfigError(
