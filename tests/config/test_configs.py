@@ -488,3 +488,9 @@ def _checkpoint(config: DictConfig, step: int) -> Path:
     (folder / "actor" / "model.json").write_bytes(b"weights")
     commit(folder, {"step": step, "config": OmegaConf.to_container(config, resolve=True)})
     return folder
+
+
+def test_a_group_that_is_null_is_one_line() -> None:
+    with pytest.raises(ConfigError) as caught:
+        compose_config(["task=null"])
+    assert len(caught.value.lines) == 1

@@ -48,7 +48,9 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
     try:
         with initialize_config_dir(str(CONF), version_base=None):
             return resolve(compose("holderpo", overrides=list(overrides)))
-    except (HydraException, OmegaConfBaseException) as error:
+    except ConfigError:
+        raise
+    except (HydraException, OmegaConfBaseException, ValueError) as error:  # the last: Hydra's, of a group that is null
         raise ConfigError(str(error)) from None
 
 

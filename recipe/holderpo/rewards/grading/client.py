@@ -52,9 +52,7 @@ class Grader:
     """
 
     def __init__(self, workers: int = 2, timeout: float = 5.0, memory_mb: int = 2048):
-        limits = {"workers": workers, "timeout": timeout, "memory_mb": memory_mb}
-        if wrong := wrong_settings("", limits, GradingSettings):
-            raise ValueError("\n".join(wrong))
+        _check_limits(workers, timeout, memory_mb)
         host = (sys.executable, "-m", "recipe.holderpo.rewards.grading.host")
         self._command = [*host, str(workers), str(timeout), str(memory_mb)]
         self._owner = os.getpid()
@@ -212,6 +210,12 @@ class Grader:
         return True
 
 
+def _check_limits(workers: int, timeout: float, memory_mb: int) -> None:
+    limits = {"workers": workers, "timeout": timeout, "memory_mb": memory_mb}
+    if wrong := wrong_settings("", limits, GradingSettings):
+        raise ValueError("\n".join(wrong))
+
+
 def _empty_environment() -> dict[str, str]:
     """No variable of the trainer's, which may hold secrets; only what finds Python's modules."""
     path = os.pathsep.join(str(Path(entry or ".").resolve()) for entry in sys.path)
@@ -228,6 +232,7 @@ def shared_grader(workers: int, timeout: float, memory_mb: int) -> Grader:
     Raises:
         ValueError: as `Grader`.
     """
+    _check_limits(workers, timeout, memory_mb)  # 2.0 would find the grader of 2
     key = (workers, timeout, memory_mb)
     with _shared_lock:
         if key not in _shared:
