@@ -12,12 +12,11 @@ from functools import partial
 from pathlib import Path
 
 import hydra
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from recipe.holderpo.config.checks import check_cluster, check_config, check_with_verl
-from recipe.holderpo.config.compose import register_resolvers, resolve, set_environment
+from recipe.holderpo.config.compose import refusals_of_hydra, register_resolvers, resolve, set_environment
 from recipe.holderpo.config.errors import ConfigError, print_error
 from recipe.holderpo.config.help import help_text, wants_help
 from recipe.holderpo.config.settings import uses_holder_loss
@@ -161,9 +160,8 @@ if __name__ == "__main__":
         sys.exit(print(help_text(__doc__)))
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # raised to here, where Hydra would print some lines of its own
     try:
-        main()
-    except (HydraException, ValueError) as error:  # an override that it refuses; the latter for a group=null
-        if not isinstance(error, HydraException) and not str(error).startswith("Config group override"):
-            raise
+        with refusals_of_hydra():
+            main()
+    except ConfigError as error:
         print_error(error)
         sys.exit(ExitStatus.REFUSED)

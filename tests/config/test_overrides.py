@@ -79,6 +79,8 @@ def test_a_wrong_value_is_refused_or_known_to_be_harmless() -> None:
         ({"actor_rollout_ref.actor.strategy": "fsdp"}, "actor.strategy is 'fsdp'; allowed with trainer.device=cpu is fsdp2"),
         ({"ray_kwargs": None}, "ray_kwargs is None; allowed is a group of keys"),
         ({"ray_kwargs.ray_init": None}, "ray_kwargs.ray_init is None; allowed is a group of keys"),
+        ({"actor_rollout_ref.ref": None}, "actor_rollout_ref.ref is null; allowed is a group of keys"),
+        ({"actor_rollout_ref.rollout.agent": None}, "rollout.agent is null; allowed is a group of keys"),
         ({"env": 5}, "env is 5; allowed is a group of keys"),
         ({"ray_kwargs.ray_init.adress": "local"}, "ray_init.adress is not a key; allowed are ray.init's"),
         ({"ray_kwargs.ray_init.address": "here"}, "ray_init.address is 'here'; allowed are local, auto, host:port"),

@@ -35,7 +35,9 @@ GROUPS = (
     "actor_rollout_ref.actor.policy_loss",
     "actor_rollout_ref.actor.checkpoint",
     "actor_rollout_ref.rollout",
+    "actor_rollout_ref.rollout.agent",
     "actor_rollout_ref.rollout.val_kwargs",
+    "actor_rollout_ref.ref",
 )
 
 

@@ -2,7 +2,8 @@
 
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -45,12 +46,20 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
         ConfigError: an override that Hydra refuses.
     """
     register_resolvers()
+    with refusals_of_hydra(), initialize_config_dir(str(CONF), version_base=None):
+        return resolve(compose("holderpo", overrides=list(overrides)))
+
+
+@contextmanager
+def refusals_of_hydra() -> Iterator[None]:
+    """Within, what Hydra and OmegaConf refuse is a ConfigError."""
     try:
-        with initialize_config_dir(str(CONF), version_base=None):
-            return resolve(compose("holderpo", overrides=list(overrides)))
-    except ConfigError:
-        raise
-    except (HydraException, OmegaConfBaseException, ValueError) as error:  # the last: Hydra's, of a group that is null
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(str(error)) from None
+    except ValueError as error:
+        if not str(error).startswith("Config group override"):  # Hydra's, of a group that is null
+            raise
         raise ConfigError(str(error)) from None
 
 

@@ -21,7 +21,11 @@ SECRET_NAME = re.compile(
     re.IGNORECASE,
 )
 ATTENTION = "actor_rollout_ref.model.override_config.attn_implementation"
-AGENT_LOOPS = ("holder_single_turn", "single_turn_agent", "tool_agent")  # ours and verl's own
+SINGLE_TURN = (
+    "holder_single_turn",
+    "single_turn_agent",
+)  # agent loops, ours and verl's, that give no rewards themselves
+AGENT_LOOPS = (*SINGLE_TURN, "tool_agent")
 # verl's keys that would undo what this recipe does about checkpoints; the value each must have, and why.
 _CHECKPOINT_KEYS = {
     "trainer.max_actor_ckpt_to_keep": (None, "keep_checkpoints says how many are kept"),

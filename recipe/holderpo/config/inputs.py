@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from omegaconf import DictConfig
 
-from recipe.holderpo.config.cross_checks import data_files
+from recipe.holderpo.config.cross_checks import SINGLE_TURN, data_files
 from recipe.holderpo.config.errors import ConfigError
 
 ROWS_AT_ONCE = 10_000  # bounds the memory, whatever the file's size
@@ -151,7 +151,7 @@ def _rewards_are_verls_own(config: DictConfig) -> bool:
     return (
         reward.custom_reward_function.path is None
         and reward.reward_manager.source == "register"
-        and agent in ("holder_single_turn", "single_turn_agent")
+        and agent in SINGLE_TURN
     )
 
 

@@ -15,24 +15,24 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.progress import Progress
 
 from recipe.holderpo import atomic
+from recipe.holderpo.config.compose import refusals_of_hydra
 from recipe.holderpo.config.errors import ConfigError, print_error
 from recipe.holderpo.config.help import wants_help
 from recipe.holderpo.data.templates import TEMPLATES
 from recipe.holderpo.evaluation import table
 from recipe.holderpo.evaluation.compare import read_results
-from recipe.holderpo.evaluation.generate import FAULTS, Problem, Sampler, Sampling, Store, read_answers, read_problems
+from recipe.holderpo.evaluation.generate import Problem, Sampler, Sampling, Store, read_answers, read_problems
 from recipe.holderpo.evaluation.metrics import Estimate, mean_over_problems, pass_at_k
 from recipe.holderpo.evaluation.model import check_model, resolve_model, trained_template
 from recipe.holderpo.evaluation.settings import check
 from recipe.holderpo.fault_tolerance.run_files import check_can_write, read_config
 from recipe.holderpo.fault_tolerance.signals import ExitStatus
-from recipe.holderpo.rewards.math import compute_score
+from recipe.holderpo.rewards.math import FAULTS, compute_score
 
 # What may differ between the starts of one evaluation.
 FREE = ("chunk", "engine", "grading", "out_dir", "k")
@@ -193,10 +193,9 @@ if __name__ == "__main__":
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # raised to here, where Hydra would print some lines of its own
     status: Any = ExitStatus.FINISHED
     try:
-        main()
-    except (HydraException, ValueError) as error:  # an override that it refuses; the latter for a group=null
-        if not isinstance(error, HydraException) and not str(error).startswith("Config group override"):
-            raise
+        with refusals_of_hydra():
+            main()
+    except ConfigError as error:
         print_error(error)
         status = ExitStatus.REFUSED
     except KeyboardInterrupt:

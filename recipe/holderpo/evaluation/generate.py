@@ -13,12 +13,11 @@ from pydantic import ValidationError
 from recipe.holderpo import atomic
 from recipe.holderpo.config.errors import ConfigError
 from recipe.holderpo.data.templates import prompt_ids
+from recipe.holderpo.rewards.math import FAULTS
 from recipe.holderpo.seeds import request_seed
 
 NEEDED = {"index": (int,), "sample": (int,), "score": (int, float)}
 """Keys that an answer must have to count, and what their values are."""
-FAULTS = ("truncated", "no_answer", "timeout", "crash", "unreadable")
-"""Keys that count what an answer lacks, each a number."""
 
 
 @dataclass(frozen=True)
