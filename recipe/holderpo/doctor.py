@@ -145,10 +145,7 @@ def check_port(node: Node) -> Finding:
 
 def check_space(name: str, path: Path, least_gb: float, fix: str) -> Finding:
     try:
-        check_can_write(name, path)
-        there = path.resolve()
-        while not there.exists():
-            there = there.parent
+        there = check_can_write(name, path).resolve()
         free = shutil.disk_usage(there).free / 1e9
     except ConfigError as error:
         return Finding(name, str(error), fix)

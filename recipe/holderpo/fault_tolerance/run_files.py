@@ -24,8 +24,8 @@ from recipe.holderpo.config.errors import ConfigError
 LONGEST_BASE = 15
 
 
-def check_can_write(key: str, folder: Path) -> None:
-    """Look whether a folder can be written, or made, without making it.
+def check_can_write(key: str, folder: Path) -> Path:
+    """Look whether a folder can be written, or made, without making it. Returns it, or its nearest parent that is there.
 
     Raises:
         ConfigError: it cannot; key: whose value the folder is.
@@ -36,6 +36,7 @@ def check_can_write(key: str, folder: Path) -> None:
             there = there.parent
         with tempfile.TemporaryFile(dir=there) as file:
             file.write(bytes(4096))
+        return there
     except OSError as error:
         raise ConfigError(
             f"{key} is {str(folder)!r}, which cannot be written ({error.strerror}: {there}); allowed is a folder that can"
