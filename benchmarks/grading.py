@@ -6,7 +6,8 @@
 
 - agreement: each answer of the file, in five other spellings, graded against itself as it stands in the file.
 - throughput: 1,024 (answer, truth) pairs made up as MATH500 is (80 % numbers), a third of all wrong; ours and verl's
-  (verl.utils.reward_score.math_verify, which has 4 processes) in turn, three times, on the same pairs in 32 threads.
+  (verl.utils.reward_score.math_verify, which has 4 processes) in turn, three times, on the same pairs in 32 threads. Then
+  128 pairs that a grading process has to be asked about, since no comparison of terms decides them.
 - slow: 30 answers that hang a verifier, with right ones behind them.
 
 `--busy` starts so many processes that do nothing but use a CPU, and ends them. `--nice` lowers the priority of our grading
@@ -24,7 +25,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
@@ -38,6 +39,7 @@ from recipe.holderpo.rewards.grading.reading import clean, parse_number
 from recipe.holderpo.rewards.math import compute_score
 
 SLOW = ("9^{9^{9^9}}", "10000000!", "\\cup".join(f"[{i},{i + 1}]" for i in range(0, 120, 2)), "(" * 40 + "1" + ")" * 40)
+ALGEBRA = ("(x+1)^2", "x^2+2x+1")  # a pair that a grading process is asked about
 THREADS = 32
 FAULTS: Counter[str] = Counter()  # of ours, over all answers
 # Ends with its parent, however that ends.
@@ -155,7 +157,7 @@ def agreement(file: Path) -> None:
 
 
 def slow_answers(number: int) -> None:
-    right = [("\\sqrt{8}", "2\\sqrt{2}")] * 64
+    right = [ALGEBRA] * 64
     began = time.perf_counter()
     with ThreadPoolExecutor(100) as threads:
         slow = [threads.submit(ours, SLOW[i % len(SLOW)], "\\frac{1}{2}") for i in range(number)]
@@ -169,14 +171,16 @@ def slow_answers(number: int) -> None:
     print(f"the slow ones score {sum(wrong):.0f} and are done after {took:.0f} s (2 processes, 5 s of CPU time each)")
 
 
-def realistic_pairs(number: int, seed: int = 0) -> list[tuple[str, str]]:
+REALISTIC = ("integer", "integer", "integer", "fraction", "root", "pair", "interval", "polynomial", "set")
+NEED_ALGEBRA = ("factors", "power", "nested root", "cosine")
+
+
+def make_pairs(kinds: Sequence[str], number: int, seed: int = 0) -> list[tuple[str, str]]:
     rng = random.Random(seed)
     pairs = []
     for _ in range(number):
         a, b, c = (rng.randint(2, 40) for _ in range(3))
-        kind = rng.choice(
-            ["integer", "integer", "integer", "fraction", "root", "pair", "interval", "polynomial", "set"]
-        )
+        kind = rng.choice(kinds)
         answer, truth = {
             "integer": (str(a * b), str(a * b)),
             "fraction": (f"{a}/{b}", f"\\frac{{{a}}}{{{b}}}"),
@@ -185,6 +189,10 @@ def realistic_pairs(number: int, seed: int = 0) -> list[tuple[str, str]]:
             "interval": (f"[{a},{a + b})", f"[{a}, {a + b})"),
             "polynomial": (f"x^2+{a}x+{b}", f"{b}+{a}x+x^2"),
             "set": (f"\\{{{a},{a + b}\\}}", f"\\{{{a + b},{a}\\}}"),
+            "factors": (f"(x-{a})(x-{b})", f"x^2-{a + b}x+{a * b}"),
+            "power": (f"2^{{x+{a}}}", f"2^{{{a}+x}}"),
+            "nested root": (f"\\sqrt{{{a + b}+2\\sqrt{{{a * b}}}}}", f"\\sqrt{{{a}}}+\\sqrt{{{b}}}"),
+            "cosine": (f"{a}\\cos(\\frac{{\\pi}}{{3}})", f"\\frac{{{a}}}{{2}}"),
         }[kind]
         if rng.random() < 1 / 3:
             answer = answer.replace(str(a), str(a + c), 1) if str(a) in answer else str(a * b + c)
@@ -192,13 +200,12 @@ def realistic_pairs(number: int, seed: int = 0) -> list[tuple[str, str]]:
     return pairs
 
 
-def throughput(number: int, rounds: int) -> None:
-    pairs = realistic_pairs(number)
+def throughput(name_of_pairs: str, pairs: list[tuple[str, str]], rounds: int) -> None:
     times: dict[str, list[float]] = {"ours": [], "verl": []}
     scores: dict[str, list[float]] = {}
     for grade in (ours, verls):  # the first call imports verl and starts the processes
-        grade("\\sqrt{8}", "2\\sqrt{2}")
-        grade_all([("\\sqrt{8}", "2\\sqrt{2}")] * 64, grade)
+        grade(*ALGEBRA)
+        grade_all([ALGEBRA] * 64, grade)
     for _ in range(rounds):
         for name, grade in (("ours", ours), ("verl", verls)):
             began = time.perf_counter()
@@ -208,7 +215,8 @@ def throughput(number: int, rounds: int) -> None:
     lost = sum(verl > mine for mine, verl in zip(scores["ours"], scores["verl"], strict=True))
     ratios = [verl / mine for mine, verl in zip(times["ours"], times["verl"], strict=True)]
     print(
-        f"{number} answers: ours {rate['ours']:.0f}/s, verl's {rate['verl']:.0f}/s, ratio {statistics.median(ratios):.1f}"
+        f"{len(pairs)} answers{name_of_pairs}: ours {rate['ours']:.0f}/s, verl's {rate['verl']:.0f}/s, "
+        f"ratio {statistics.median(ratios):.1f}"
     )
     print("    ratio of each round: " + ", ".join(f"{ratio:.1f}" for ratio in ratios))
     print(
@@ -231,7 +239,8 @@ def main() -> None:
     with busy_machine(options.busy, options.nice):
         if options.problems is not None:
             agreement(options.problems)
-        throughput(options.pairs, options.rounds)
+        throughput("", make_pairs(REALISTIC, options.pairs), options.rounds)
+        throughput(" that need algebra", make_pairs(NEED_ALGEBRA, options.pairs // 8), options.rounds)
         slow_answers(options.slow)
         print("faults of ours: " + (", ".join(f"{number} {name}" for name, number in FAULTS.items()) or "none"))
 

@@ -253,9 +253,30 @@ MUTATIONS = (
     Mutation(
         "other letters are another question",
         f"{_RECIPE}/rewards/grading/judge.py",
-        "    if _letters(given) != _letters(true):\n        return False\n    return Ask(",
-        "    return Ask(",
+        "    if _letters(given) != _letters(true):\n        return False\n    terms",
+        "    terms",
         ("tests/rewards/grading/test_judge.py",),
+    ),
+    Mutation(
+        "a product of roots loses what they have in common",
+        f"{_RECIPE}/rewards/grading/terms.py",
+        "coefficient * other_coefficient * common",
+        "coefficient * other_coefficient",
+        ("tests/rewards/grading/test_terms.py",),
+    ),
+    Mutation(
+        "one over a root is the root",
+        f"{_RECIPE}/rewards/grading/terms.py",
+        "1 / (coefficient * root)",
+        "1 / coefficient",
+        ("tests/rewards/grading/test_terms.py",),
+    ),
+    Mutation(
+        "i is a name",
+        f"{_RECIPE}/rewards/grading/terms.py",
+        'if name == "i"',
+        'if name == "I"',
+        ("tests/rewards/grading/test_terms.py",),
     ),
     Mutation(
         "units are converted the wrong way",

@@ -204,7 +204,7 @@ from recipe.holderpo.rewards.grading.client import shared_grader
 from recipe.holderpo.rewards.math import compute_score
 
 def grade():  # right and wrong ones in turn
-    return [compute_score("", f"\\\\boxed{{x+{i + i % 2}}}", f"{i}+x")["score"] for i in range(20)]
+    return [compute_score("", f"\\\\boxed{{2^{{x+{i + i % 2}}}}}", f"2^{{{i}+x}}")["score"] for i in range(20)]
 
 expected = [1.0, 0.0] * 10
 assert grade() == expected
@@ -251,7 +251,7 @@ def test_limits_that_are_out_of_bounds_are_an_error(limits: dict[str, Any], mess
         Grader(**limits)
     assert str(caught.value) == message
     with pytest.raises(ValueError) as caught:
-        compute_score("", "\\boxed{x+1}", "1+x", **limits)
+        compute_score("", "\\boxed{2^{x+1}}", "2^{1+x}", **limits)
     assert str(caught.value) == message
 
 
@@ -417,6 +417,8 @@ SCORES = {
     ("\\boxed{12}", "12"): ("score", 1.0),
     ("\\boxed{13}", "12"): ("score", 0.0),
     ("\\boxed{2\\sqrt{2}}", "\\sqrt{8}"): ("score", 1.0),
+    ("\\boxed{(x+1)^2}", "x^2+2x+1"): ("score", 1.0),
+    ("\\boxed{(x+1)^2}", "x^2+x+1"): ("score", 0.0),
     ("<answer> \\frac{1}{2} </answer>", "0.5"): ("score", 1.0),
     ("\\boxed{9.60}", '["9.6", "9.7"]'): ("score", 1.0),
     ("12", "12"): ("no_answer", 1.0),

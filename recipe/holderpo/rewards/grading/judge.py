@@ -11,6 +11,7 @@ from recipe.holderpo.rewards.grading import reading
 from recipe.holderpo.rewards.grading.decision import Ask, Decision, all_of, any_of
 from recipe.holderpo.rewards.grading.intervals import NAME, ORDER, Interval, reals
 from recipe.holderpo.rewards.grading.reading import clean, encloses, parse_number, plain, split_top, words
+from recipe.holderpo.rewards.grading.terms import parse_terms
 from recipe.holderpo.rewards.grading.units import UNITS, split_unit
 
 # Two numbers this close, relatively, are one answer: 0.333333 for 1/3.
@@ -318,4 +319,7 @@ def _ask(given: str, true: str) -> Decision:
         given, true = given.replace(found, f" {symbol} "), true.replace(found, f" {symbol} ")
     if _letters(given) != _letters(true):
         return False
+    terms, true_terms = parse_terms(given), parse_terms(true)
+    if terms is not None and true_terms is not None:
+        return terms == true_terms
     return Ask(*(_PRODUCT.sub(r"\1\\cdot(", text) for text in (given, true)))
