@@ -129,6 +129,7 @@ WRONG: dict[str, list[str]] = {
     "\\frac{\\pi}{2}": ["90", r"\frac{2}{\pi}", r"\pi", r"45^\circ", "1.57"],
     "\\frac{dy}{dx}": [r"\frac{dx}{dy}", r"\frac{d^2y}{dx^2}", r"\frac{dy}{dz}"],
     "p - Q": ["p - q", "Q - p", "p + Q", "P - Q"],
+    "\\frac{n(n+1)}{2}": [r"\frac{N(N+1)}{2}", r"\frac{m(m+1)}{2}", r"\frac{n(n-1)}{2}"],
     "N=n": ["N=n-5", "N=2n", "n+1", "M=n"],
     "\\hbar \\omega(v+1 / 2)-\\frac{E_{0}^{2} e^{2}}{2 m \\omega^{2}}": ["2", "0", r"\hbar\omega", r"\hbar \omega(v+1/2)"],
     "[1,2)": ["(1,2)", "[1,2]", "(1,2]", r"1<x<2", r"1\le x\le2"],
