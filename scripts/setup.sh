@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Makes .venv at the repository root from requirements/torch.txt and requirements/cpu.lock, with this project in it as an
-# editable install. Does nothing (in well under a second) when that is already done; run_local.sh and test.sh start with it.
+# Makes .venv at the repository root from requirements/cpu.lock and torch, with this project in it as an editable install:
+# the versions of requirements/gpu.lock, which GPUs get, with vLLM's CPU build. Does nothing (in well under a second) when that is already done; run_local.sh and test.sh start with it.
 #
-#   bash scripts/setup.sh                        # Python: the first of python3.11, 3.12, 3.10 that works
+#   bash scripts/setup.sh                        # Python: the first of python3.11, 3.12 that works
 #   bash scripts/setup.sh alfworld               # with requirements/alfworld.txt, for task=alfworld
 #   PYTHON=/path/to/python bash scripts/setup.sh
 #
@@ -10,7 +10,7 @@
 set -euo pipefail
 
 UV_VERSION=0.13.8
-MIN_FREE_GB=8
+MIN_FREE_GB=10 # with torch's build for CUDA, which may be the only one to be had
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 ROOT=$PWD
@@ -21,29 +21,29 @@ say() { printf 'set-up: %s\n' "$*"; }
 die() { printf 'set-up: error: %s\n' "$*" >&2; exit 1; }
 
 # The path counts too: a virtual environment does not survive being moved.
-inputs_hash() { { printf '%s\n' "$ROOT"; cat requirements/torch.txt requirements/cpu.lock setup.py; } | sha256sum | cut -c1-64; }
+inputs_hash() { { printf '%s\n' "$ROOT"; cat requirements/torch.lock requirements/cpu.lock setup.py; } | sha256sum | cut -c1-64; }
 STAMP=$VENV/.holderpo-lock-$(inputs_hash)
 ALFWORLD_STAMP=$VENV/.holderpo-alfworld-$(sha256sum requirements/alfworld.txt | cut -c1-64)
 is_done() { [[ -e $STAMP && ! -e $INCOMPLETE && -x $VENV/bin/python ]]; }
 
 python_fits() {
-    "$1" -c 'import ensurepip, sys, venv; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' >/dev/null 2>&1
+    "$1" -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' >/dev/null 2>&1
 }
 
 find_python() {
     if [[ -n ${PYTHON:-} ]]; then
-        python_fits "$PYTHON" || die "PYTHON=$PYTHON is not a working Python 3.10, 3.11 or 3.12 with venv and ensurepip"
+        python_fits "$PYTHON" || die "PYTHON=$PYTHON is not a working Python 3.11 or 3.12 with venv and ensurepip"
         echo "$PYTHON"
         return
     fi
     local candidate
-    for candidate in python3.11 python3.12 python3.10 python3; do
+    for candidate in python3.11 python3.12 python3; do
         if python_fits "$candidate"; then
             echo "$candidate"
             return
         fi
     done
-    die "no Python 3.10, 3.11 or 3.12 with venv and ensurepip on PATH; install one, or set PYTHON=/path/to/python"
+    die "no Python 3.11 or 3.12 with venv and ensurepip on PATH; install one, or set PYTHON=/path/to/python"
 }
 
 check_machine() {
@@ -61,7 +61,7 @@ make_venv() {
     if [[ -e $INCOMPLETE ]]; then
         say "an earlier set-up did not finish; starting again"
     elif [[ -x $VENV/bin/python ]]; then
-        python_fits "$VENV/bin/python" || die "$VENV is not a Python 3.10, 3.11 or 3.12; move it away and run this again"
+        python_fits "$VENV/bin/python" || die "$VENV is not a Python 3.11 or 3.12; move it away and run this again"
         touch "$INCOMPLETE"
         return
     fi
@@ -74,13 +74,16 @@ make_venv() {
 }
 
 install_torch() {
-    # pip first: it honours the user's own pip settings (an index or a folder that has the CPU build). Where that build is
-    # not to be found, uv knows PyTorch's index of CPU wheels.
-    "$VENV/bin/python" -m pip install --disable-pip-version-check --no-deps -r requirements/torch.txt 2>"$VENV/.pip-errors" ||
+    # The CPU build is a fifth of the size. pip honours the user's own settings (an index or a folder that has it); uv knows
+    # PyTorch's index of CPU wheels. PyPI has the build for CUDA alone: the same Python code, which runs without a GPU.
+    local version
+    version=$(sed -n 's/^torch==//p' requirements/torch.lock)
+    "$VENV/bin/python" -m pip install --disable-pip-version-check --quiet --no-deps "torch==$version+cpu" 2>"$VENV/.pip-errors" ||
+        uv_install --quiet --torch-backend cpu "torch==$version" 2>>"$VENV/.pip-errors" ||
         {
-            say "pip did not install torch ($(grep -m1 '^ERROR' "$VENV/.pip-errors" || echo 'no reason given'))"
-            say "taking it from PyTorch's CPU wheels instead"
-            uv_install --torch-backend cpu -r requirements/torch.txt
+            sed 's/^/    /' "$VENV/.pip-errors"
+            say "no CPU build of torch $version is to be had (see above); taking PyPI's, with CUDA's libraries"
+            uv_install --compile-bytecode -r requirements/torch.lock
         }
     rm -f "$VENV/.pip-errors"
 }
@@ -94,7 +97,7 @@ set_up() {
     trap 's=$?; ((s == 0)) || say "not finished; run it again to start over" >&2' EXIT
     say "[1/4] uv $UV_VERSION, the installer"
     "$VENV/bin/python" -m pip install --disable-pip-version-check --quiet "uv==$UV_VERSION"
-    say "[2/4] torch, CPU build"
+    say "[2/4] torch"
     install_torch
     say "[3/4] the pinned packages of requirements/cpu.lock"
     # byte code now, so that the first run starts as quickly as any other

@@ -41,7 +41,7 @@ def test_a_wrong_version_and_a_missing_package_are_named_with_their_pins(monkeyp
     def version(name: str) -> str:
         if name == "wandb":
             raise importlib.metadata.PackageNotFoundError(name)
-        return {"verl": "0.9.0", "torch": "2.13.0+cpu"}.get(name) or real(name)
+        return {"verl": "0.9.0", "torch": "2.11.0+cpu"}.get(name) or real(name)
 
     monkeypatch.setattr(importlib.metadata, "version", version)
     failed = {f.name: f for f in doctor.check_versions("cpu") if f.fix is not None}

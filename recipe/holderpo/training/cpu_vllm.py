@@ -1,4 +1,4 @@
-"""Patches of vLLM's CPU build (0.28.0) for verl 0.9.1, one by one: what fails without it, what would make it unnecessary.
+"""Patches of vLLM's CPU build (0.24.0) for verl 0.9.1, one by one: what fails without it, what would make it unnecessary.
 
 Imports neither verl nor vLLM: a process that imports vLLM first installs them before.
 """

@@ -77,7 +77,7 @@ class _Worker:
         starting, self._starting = self._starting, None
         try:
             await asyncio.wait_for(starting, START_SECONDS)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             raise TimeoutError(
                 f"an environment worker did not start in {START_SECONDS} s: Ray has no CPU for it"
             ) from None
@@ -193,7 +193,7 @@ class Episode:
                 return await asyncio.wait_for(call, self._pool.timeout)
             except RayTaskError as error:  # an exception in the environment; the process is well
                 raise self._lost(f"{method}({argument!r}): {error.cause!r}") from error
-            except (RayError, asyncio.TimeoutError) as error:
+            except (TimeoutError, RayError) as error:
                 self._pool.replace(worker)
                 self._breaks += 1
                 reason = "died" if isinstance(error, RayError) else f"gave no answer in {self._pool.timeout:g} s"
