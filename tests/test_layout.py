@@ -22,11 +22,11 @@ FLOORS = (
     ("recipe.holderpo.policy_loss", "recipe.holderpo.data", "recipe.holderpo.embedded"),
     ("recipe.holderpo.config",),
     ("recipe.holderpo.fault_tolerance",),
-    ("recipe.holderpo.training", "recipe.holderpo.evaluation"),
+    ("recipe.holderpo.training", "recipe.holderpo.evaluation", "recipe.holderpo.plan"),
     ("recipe.holderpo.tasks",),
-    ("recipe.holderpo.main", "recipe.holderpo.study"),
+    ("recipe.holderpo.main", "recipe.holderpo.study", "recipe.holderpo.rehearsal", "recipe.holderpo.gpu_check"),
     ("recipe.holderpo.launch", "recipe.holderpo.plugin"),
-    ("recipe.holderpo.doctor", "recipe.holderpo.plan"),
+    ("recipe.holderpo.doctor",),
 )
 
 

@@ -41,6 +41,11 @@ def run(config: DictConfig) -> None:
     config = resolve(config)
     set_environment(config)
     check_config(config)
+    if config.rehearse:
+        raise ConfigError(
+            "rehearse is true; allowed in this command is false: python -m recipe.holderpo.launch and the scripts for GPUs "
+            "rehearse"
+        )
     check_cluster(config)
     run_dir = Path(config.run_dir)
     check_can_write("run_dir", run_dir)

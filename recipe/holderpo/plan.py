@@ -77,6 +77,7 @@ class Architecture:
 
 
 MODELS = {
+    "qwen2.5_1.5b_instruct": Architecture(1536, 28, 12, 2, 128, 8960, 151936, tied=True),
     "qwen2.5_math_1.5b": Architecture(1536, 28, 12, 2, 128, 8960, 151936, tied=True),
     "qwen2.5_math_7b": Architecture(3584, 28, 28, 4, 128, 18944, 152064),
     "r1_distill_qwen_7b": Architecture(3584, 28, 28, 4, 128, 18944, 152064),
@@ -134,7 +135,7 @@ def read_architecture(folder: Path) -> Architecture:
 
 
 # What the presets of conf/model and conf/hardware/gpu.yaml set (a test compares them): vLLM's share of each GPU.
-UTILIZATION = {"qwen3_8b_base": 0.5}
+UTILIZATION = {"qwen3_8b_base": 0.55}
 DEFAULT_UTILIZATION = 0.6
 # Responses of a mini-batch: every rank needs at least one.
 MINI_BATCH = 128

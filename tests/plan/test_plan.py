@@ -49,6 +49,7 @@ def test_parameters_are_counted_exactly(name: str, tmp_path: Path) -> None:
 def test_the_papers_models_have_the_sizes_in_their_names() -> None:
     sizes = {name: model.parameters / 1e9 for name, model in MODELS.items()}
     expected = {
+        "qwen2.5_1.5b_instruct": 1.543714304,
         "qwen2.5_math_1.5b": 1.543714304, "qwen2.5_math_7b": 7.615616512, "r1_distill_qwen_7b": 7.615616512,
         "qwen3_4b_base": 4.022468096, "qwen3_8b_base": 8.190735360,
     }  # fmt: skip

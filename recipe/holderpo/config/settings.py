@@ -146,6 +146,7 @@ class RunSettings(Settings):
     resume_changes: list[str]
     trust_checkpoint: bool
     fork_workers: bool
+    rehearse: bool
     stop_grace_s: Annotated[float, Field(ge=1, le=10**5)]
     env: dict[str, Any]
     embedded_model: str | None

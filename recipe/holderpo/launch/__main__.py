@@ -3,6 +3,7 @@
 One node: as `python -m recipe.holderpo.main`. Several: the same command on each, with NNODES, NODE_RANK and HEAD_ADDR set
 (or under Slurm). Rank 0 starts a Ray cluster with token authentication, waits for the other nodes and their GPUs, runs the
 driver, and takes the cluster down; the others join, and end when it does. docs/multi-node.md has the details.
+With rehearse=true, what a cluster would run is tried on this machine's CPU: docs/rehearsal.md.
 """
 
 import os
@@ -67,6 +68,10 @@ def launch(arguments: Sequence[str]) -> int:
     if legacy:
         print(f"from the environment: {' '.join(legacy)}", flush=True)
     overrides = [*legacy, *arguments]
+    if rehearsal_is_asked(overrides):
+        from recipe.holderpo.rehearsal.rehearse import rehearse  # takes seconds, for which a run need not wait
+
+        return rehearse(overrides, node.nodes) if node.rank == 0 else 0
     if node.nodes == 1:
         return drive(overrides, dict(os.environ))
     for given in overrides:
@@ -75,6 +80,12 @@ def launch(arguments: Sequence[str]) -> int:
             raise ConfigError(f"{given}: NNODES is {node.nodes}; allowed is that, or no trainer.nnodes")
     overrides.append(f"trainer.nnodes={node.nodes}")
     return head(node, overrides) if node.rank == 0 else join(node, overrides)
+
+
+def rehearsal_is_asked(overrides: Sequence[str]) -> bool:
+    """Whether the overrides have `rehearse=true`; the last one counts."""
+    values = [value for key, _, value in (given.lstrip("+").partition("=") for given in overrides) if key == "rehearse"]
+    return bool(values) and values[-1].lower() == "true"
 
 
 def drive(overrides: Sequence[str], environment: dict[str, str]) -> int:

@@ -34,6 +34,9 @@ class Task:
         check_reads: keys of other groups that `check` reads; it is called only where these are right by themselves.
         free_keys: keys of that group that may change when a run is resumed, patterns as in `fault_tolerance.resume`.
         advantages: names of advantage estimators -> functions in the form of verl's, which may read `EXTRA_FIELDS`.
+        rehearsal: keys -> values with which `rehearse=true` makes the task small.
+        rehearsal_data: function(folder) -> keys and values of a little data of the task's, made in that folder; none where
+            the real data is there.
     """
 
     data: Mapping[str, str] = field(default_factory=dict)
@@ -43,6 +46,8 @@ class Task:
     check_reads: tuple[str, ...] = ()
     free_keys: tuple[str, ...] = ()
     advantages: Mapping[str, str] = field(default_factory=dict)
+    rehearsal: Mapping[str, Any] = field(default_factory=dict)
+    rehearsal_data: str | None = None
 
 
 @cache

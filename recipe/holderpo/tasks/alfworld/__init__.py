@@ -12,5 +12,12 @@ TASK = Task(
     check_reads=("data.max_response_length", "algorithm.adv_estimator", "embedded_model"),
     # How episodes are played in parallel and where they are written does not change what they are.
     free_keys=("alfworld.workers", "alfworld.episodes_per_worker", "alfworld.step_timeout", "alfworld.transcripts"),
+    rehearsal={
+        "alfworld.prompt": "compact",
+        "alfworld.max_steps": 4,
+        "alfworld.workers": 1,
+        "alfworld.answer_tokens": "${data.max_response_length}",
+    },
+    rehearsal_data=f"{_HERE}.dataset:make_a_few",
     advantages={name: f"{_HERE}.advantage:{name}" for name in ("step_grpo", "gigpo")},
 )

@@ -98,6 +98,18 @@ def ensure_alfworld_data(cache_dir: Path, size: str) -> list[Path]:
     return [folder / f"{split}.parquet" for split in SPLITS]
 
 
+def make_a_few(folder: Path) -> dict[str, Any]:
+    """For a rehearsal: a few games in `folder`, and the keys that name them; none where the official games are."""
+    if official_folder() is not None:
+        return {}
+    generate(
+        folder / "games", "tiny", {"train": 4, "valid_seen": 2, "valid_unseen": 2}, SEED, processes=os.cpu_count() or 1
+    )
+    write_splits(folder / "games", folder)
+    train, *validation = [str(folder / f"{split}.parquet") for split in SPLITS]
+    return {"embedded_data": None, "data.train_files": train, "data.val_files": validation}
+
+
 ensure_tiny_data = partial(ensure_alfworld_data, size="tiny")
 ensure_small_data = partial(ensure_alfworld_data, size="small")
 ensure_full_data = partial(ensure_alfworld_data, size="full")

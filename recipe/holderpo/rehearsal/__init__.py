@@ -1,0 +1,1 @@
+"""A rehearsal on a CPU of what a cluster would run."""
