@@ -1,6 +1,8 @@
-"""Checks everything that a run needs: `python -m recipe.holderpo.doctor [Hydra overrides of the run]`.
+"""Checks everything that a run needs: `python -m recipe.holderpo.doctor [--gpu] [Hydra overrides of the run]`.
 
 One line per check, and for each that fails how to fix it. Exit status 1 if one fails. Starts no Ray and loads no model.
+With --gpu it does, for some minutes: the loss, packed gradients and two steps of the real stack on this machine's GPU (or,
+with hardware=cpu, on its CPU), with every figure in a report, outputs/gpu-<time>/report.json.
 """
 
 import importlib.metadata
@@ -8,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +27,7 @@ from recipe.holderpo.config.help import help_text, wants_help
 from recipe.holderpo.fault_tolerance.resume import check_resume, find_checkpoint
 from recipe.holderpo.fault_tolerance.run_files import check_can_write, temporary_base
 from recipe.holderpo.fault_tolerance.signals import ExitStatus
+from recipe.holderpo.gpu_check import check_gpu
 from recipe.holderpo.launch.cluster import port_error
 from recipe.holderpo.launch.settings import Node, legacy_overrides, read_node
 from recipe.holderpo.plan import MODELS, checkpoint_gb, read_architecture
@@ -46,9 +50,9 @@ class Finding:
 
 
 def check_python() -> Finding:
-    fits = (3, 10) <= sys.version_info[:2] <= (3, 12)
+    fits = (3, 11) <= sys.version_info[:2] <= (3, 12)
     found = ".".join(map(str, sys.version_info[:3]))
-    return Finding("Python", found, None if fits else "verl 0.9.1 needs Python 3.10, 3.11 or 3.12")
+    return Finding("Python", found, None if fits else "Python 3.11 or 3.12 is needed")
 
 
 def check_versions(extra: str) -> list[Finding]:
@@ -273,10 +277,24 @@ def as_table(findings: Sequence[Finding]) -> str:
     return text_table(rows, justify="left")
 
 
+def gpu(others: Sequence[str]) -> int:
+    """`--gpu`."""
+    try:
+        if [*others] not in ([], ["hardware=cpu"]):
+            raise ConfigError(f"--gpu {' '.join(others)}; allowed beside --gpu is hardware=cpu, or nothing")
+        folder = Path("outputs").absolute() / f"gpu-{time.strftime('%Y%m%d-%H%M%S')}"
+        return check_gpu("cpu" if others else "cuda", folder)
+    except ConfigError as error:
+        print_error(error)
+        return ExitStatus.REFUSED
+
+
 def main(arguments: Sequence[str]) -> int:
     if wants_help(arguments):
         print(help_text(__doc__))
         return 0
+    if "--gpu" in arguments:
+        return gpu([argument for argument in arguments if argument != "--gpu"])
     node, lines = Node(), list[str]()
     try:
         node = read_node(os.environ)
