@@ -131,6 +131,16 @@ def test_a_task_says_what_makes_it_small() -> None:
     assert here.alfworld.answer_tokens == here.data.max_response_length < 512
 
 
+def test_groups_without_variance_are_kept() -> None:
+    """With random weights all groups are such ones: DAPO would ask for new prompts for ever."""
+    given = preset("qwen2.5_math_7b", "gpu", "algo=dapo")
+    found = {one.key: one.value for one in replacements(compose_config(given), 1)}
+    assert found["algorithm.filter_groups.enable"] is False
+    assert "algorithm.filter_groups.enable" not in [
+        one.key for one in replacements(compose_config(preset("qwen2.5_math_7b", "gpu")), 1)
+    ]
+
+
 def test_the_last_one_counts() -> None:
     assert rehearsal_is_asked(["a=1", "rehearse=true"]) and rehearsal_is_asked(["+rehearse=True"])
     for none in ([], ["rehearse=true", "rehearse=false"], ["rehearse_=true"]):

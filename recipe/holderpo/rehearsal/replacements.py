@@ -152,6 +152,9 @@ def _course(config: DictConfig) -> Iterator[Replacement]:
     enough = STEPS * data.train_batch_size  # of the cluster's batches
     yield Replacement("data.train_max_samples", data.get("train_max_samples"), enough, "time")
     yield Replacement("data.val_max_samples", data.get("val_max_samples"), VALIDATED, "time")
+    filtered = "algorithm.filter_groups.enable"
+    if value_of(config, filtered):  # else there would never be a batch
+        yield Replacement(filtered, True, False, "random weights: every group is all wrong")
     yield Replacement("stop_grace_s", config.stop_grace_s, STOP_GRACE_S, "nothing is to be saved")
     yield Replacement("restarts", config.restarts, 0, "the first error counts")
     yield Replacement("env.WANDB_MODE", value_of(config, "env.WANDB_MODE"), "offline", "no account needed")
