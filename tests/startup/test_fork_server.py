@@ -117,6 +117,25 @@ def test_a_worker_is_as_a_new_python_would_be(server: ForkServer, tmp_path: Path
     assert forked["nice"] == 7 and forked["oom"] == "500" and forked["stdin"] == "input" and forked["threads"] == 1
 
 
+def test_rays_ids_differ_between_forked_processes(tmp_path: Path) -> None:
+    """Of the real server with all that it imports, in the main thread and in another one."""
+    script = tmp_path / "default_worker.py"
+    script.write_text(
+        "import ray, threading\n"
+        "ids = [ray.ObjectRef.from_random().hex()]\n"
+        "other = threading.Thread(target=lambda: ids.append(ray.ObjectRef.from_random().hex()))\n"
+        "other.start(); other.join()\n"
+        "print(*ids)\n"
+    )
+    with ForkServer() as started:
+        wait_until(lambda: (started.folder / "socket").exists())
+        environment = os.environ | on_node(started) | {"VERL_PLATFORM": "cpu"}
+        command = f"{INTERPRETER} {script} --worker-id=1"
+        printed = [run("bash", "-c", command, env=environment) for _ in range(3)]
+    ids = [one for process in printed for one in process.stdout.split()]
+    assert len(ids) == len({*ids}) == 6, [process.stderr for process in printed]
+
+
 def test_a_spawned_process_ends_as_it_would_and_hears_signals(server: ForkServer) -> None:
     assert start(server, "import sys; sys.exit(7)").wait() == 7
     assert start(server, "raise ValueError").wait() == 1

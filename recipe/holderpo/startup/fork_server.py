@@ -27,10 +27,13 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import setproctitle
 import torch
+import wrapt
 from tqdm.std import tqdm
 
 from recipe.holderpo.startup.server import INTERPRETER
@@ -83,6 +86,23 @@ class Request:
 def import_all(modules: Sequence[str]) -> None:
     for module in modules:
         importlib.import_module(module)
+
+
+def take_class_ids_from_the_system(actor: Any) -> None:
+    """So that Ray's C++ generator of random ids draws nothing before the forks.
+
+    Its state cannot be set from outside; it would be the same in every forked process, and so would the ids. Two workers that
+    begin at the same moment would put the object with which each tries the store (Ray's WarmupStore) under one id: one of
+    them dies, and Ray starts it again ten minutes later.
+
+    At an import Ray draws the id of a class that `@ray.remote` is written above (`actor` is ray.actor, of Ray 2.60).
+    Unnecessary once Ray seeds its generator anew in a forked process. Raises RuntimeError if this Ray has them elsewhere;
+    tests/startup compares the ids of forked processes.
+    """
+    given = getattr(actor, "ActorClassID", None)
+    if given is None:
+        raise RuntimeError("this Ray has no ray.actor.ActorClassID; review take_class_ids_from_the_system")
+    actor.ActorClassID = SimpleNamespace(from_random=lambda: given(os.urandom(given.size())))
 
 
 def receive(connection: socket.socket) -> Request | None:
@@ -247,6 +267,7 @@ def main(folder: str) -> None:
         gc.disable()  # its passes over what is imported take a seventh of the time, and free nothing
         if os.environ.get("VERL_PLATFORM") == "cpu":
             cpu_vllm.install()
+        wrapt.when_imported("ray.actor")(take_class_ids_from_the_system)
         import_all(WITHOUT_RAY)
         request = Server(listener).serve()
     if request is not None:
