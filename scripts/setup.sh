@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes .venv at the repository root from requirements/cpu.lock and torch, with this project in it as an editable install:
-# the versions of requirements/gpu.lock, which GPUs get, with vLLM's CPU build. Does nothing (in well under a second) when that is already done; run_local.sh and test.sh start with it.
+# the versions of requirements/gpu.lock, which GPUs get, with vLLM's CPU build. Does nothing (in well under a second) when
+# that is already done; run_local.sh and test.sh start with it.
 #
 #   bash scripts/setup.sh                        # Python: the first of python3.11, 3.12 that works
 #   bash scripts/setup.sh alfworld               # with requirements/alfworld.txt, for task=alfworld

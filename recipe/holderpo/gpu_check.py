@@ -21,6 +21,7 @@ from recipe.holderpo.config.compose import CONF
 from recipe.holderpo.config.errors import ConfigError
 from recipe.holderpo.fault_tolerance.run_files import check_can_write
 from recipe.holderpo.rehearsal.replacements import override
+from recipe.holderpo.report.record import read_run
 from recipe.holderpo.report.text_table import text_table
 
 # Relative, of the gradient: bfloat16 has 8 bits, and flash-attn another order of sums.
@@ -145,8 +146,7 @@ def two_steps(device: str, folder: Path) -> Result:
     if done.returncode != 0:
         lines = (done.stdout + done.stderr).strip().splitlines() or ["no output"]
         return Result("two steps", {}, f"exit status {done.returncode}: {lines[-1]}")
-    rows = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
-    return judge_steps([row for row in rows if row["step"] > 0], APART[device])
+    return judge_steps([row for row in read_run(folder / "run") if row["step"] > 0], APART[device])
 
 
 def judge_steps(rows: Sequence[dict[str, Any]], apart: float) -> Result:

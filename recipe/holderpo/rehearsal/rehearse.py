@@ -189,8 +189,9 @@ def _stand_ins(this: Rehearsal) -> None:
     for task in tasks_of(this.config).values():
         if task.rehearsal_data is not None and this.config.embedded_data is not None:
             made |= load(task.rehearsal_data)(data)
-    files = dict(zip(("data.train_files", "data.val_files"), make_data(data), strict=True))
-    made |= {key: str(files[key]) for key in missing_data(this.config)}
+    if missing := missing_data(this.config):
+        files = dict(zip(("data.train_files", "data.val_files"), make_data(data), strict=True))
+        made |= {key: str(files[key]) for key in missing}
     this.replaced += [Replacement(key, value_of(this.config, key), value, "not there") for key, value in made.items()]
 
 

@@ -1,14 +1,13 @@
 """What a rehearsal says at its end: part by part, key by key, and what it cannot tell."""
 
-import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from recipe.holderpo.plan import Gpu, Workload, checkpoint_gb, estimate, save_seconds
+from recipe.holderpo.report.record import METRICS_FILE, read_metrics
 from recipe.holderpo.report.text_table import text_table
 
 if TYPE_CHECKING:
@@ -52,7 +51,8 @@ _SHOWN = 60  # characters of a value
 
 def print_report(rehearsal: "Rehearsal") -> None:
     """Print the parts, what was replaced, and the cluster's own figures."""
-    record = read_record(rehearsal.folder / "training" / "metrics.jsonl")
+    file = rehearsal.folder / "training" / METRICS_FILE
+    record = [row for row in read_metrics(file) if row["step"] > 0] if file.exists() else []
     rows = [["part", "the same as on the cluster", "replaced", "seconds", ""]]
     for part in rehearsal.parts:
         rows.append([part.name, part.same, part.replaced, f"{part.seconds:.0f}", "ERROR" if part.error else "ok"])
@@ -74,13 +74,7 @@ def print_report(rehearsal: "Rehearsal") -> None:
         print(planned(rehearsal.config, rehearsal.target.architecture))
 
 
-def read_record(file: Path) -> list[dict[str, Any]]:
-    """The training steps in a run's record, those that there are."""
-    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    return [row for row in rows if row["step"] > 0]
-
-
-def steps(config: DictConfig, record: list[dict[str, Any]]) -> Iterator[list[str]]:
+def steps(config: DictConfig, record: list[dict[str, float]]) -> Iterator[list[str]]:
     """A row for each part of the steps that were made; a part that the config does not have has none."""
     for name, same, replaced, time in STEP:
         seconds = [row[time] for row in record if time in row]
@@ -94,12 +88,17 @@ def _value(config: DictConfig, key: str) -> Any:
     return OmegaConf.select(config, whole)
 
 
-def figures(record: list[dict[str, Any]]) -> Iterator[str]:
+def figures(record: list[dict[str, float]]) -> Iterator[str]:
     """What the steps did."""
     for row in record:
         line = (
             f"step {row['step']:.0f}: responses of {row['response_length/mean']:.0f} tokens, reward "
-            f"{row['critic/rewards/mean']:.2f}, gradient of norm {row.get('actor/grad_norm', 0):.2g}"
+            f"{row['critic/rewards/mean']:.2f}, "
+            + (
+                f"gradient of norm {row['actor/grad_norm']:.2g}"
+                if "actor/grad_norm" in row
+                else "no update of the actor"
+            )
         )
         if row.get("group/zero_variance_fraction") == 1:
             line += " (random weights: every group was all wrong or all right)"

@@ -50,7 +50,9 @@ def find_target(config: DictConfig) -> Target:
     try:
         file = cached_file(path, "config.json", local_files_only=True)
         content = json.loads(Path(str(file)).read_text())
-    except (OSError, ValueError):
+    except ValueError as error:
+        raise ConfigError(f"the config.json of actor_rollout_ref.model.path={path} cannot be read: {error}") from None
+    except OSError:
         preset = str(config.model_name).replace("-", "_")
         named = os.path.basename(path).lower().replace("-", "_")
         if os.path.isdir(path) or preset not in MODELS or not named.endswith(preset):
