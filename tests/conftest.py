@@ -2,16 +2,28 @@
 and no deadline for an example of a property, since a busy machine may take any time for it."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.pop("VERL_PLATFORM", None)  # the config says it (hardware=), and refuses another that stands in the environment
 settings.register_profile("any speed", deadline=None)
 settings.load_profile("any speed")
 
 STACK = Path(__file__).parent / "stack"
+
+
+@pytest.fixture(autouse=True)
+def environment_restored() -> Iterator[None]:
+    """A command gives its `env` to its process. Here the next test, of another config, runs in the same one."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,7 +1,5 @@
 """Wrong values of every key that a preset sets are refused, or named as harmless: a part of `benchmarks/overrides.py`."""
 
-import os
-from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -34,15 +32,6 @@ def refusal(overrides: dict[str, Any]) -> str:
     except ConfigError as error:
         return str(error)
     return ""
-
-
-@pytest.fixture(autouse=True)
-def _environment() -> Iterator[None]:
-    """The checks give config.env to this process."""
-    before = dict(os.environ)
-    yield
-    os.environ.clear()
-    os.environ.update(before)
 
 
 def test_the_config_itself_passes() -> None:
