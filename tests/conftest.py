@@ -9,7 +9,7 @@ import pytest
 from hypothesis import settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.pop("VERL_PLATFORM", None)  # the config says it (hardware=), and refuses another that stands in the environment
+os.environ.pop("VERL_PLATFORM", None)  # a config gives its own, and refuses that of another device
 settings.register_profile("any speed", deadline=None)
 settings.load_profile("any speed")
 
