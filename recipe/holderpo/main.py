@@ -19,7 +19,7 @@ from recipe.holderpo.config.checks import check_cluster, check_config, check_wit
 from recipe.holderpo.config.compose import refusals_of_hydra, register_resolvers, resolve, set_environment
 from recipe.holderpo.config.errors import ConfigError, print_error
 from recipe.holderpo.config.help import help_text, wants_help
-from recipe.holderpo.config.settings import uses_holder_loss
+from recipe.holderpo.config.settings import stall_settings, uses_holder_loss
 from recipe.holderpo.fault_tolerance.checkpoint import Checkpoint
 from recipe.holderpo.fault_tolerance.collapse import Collapsed, NotFinite
 from recipe.holderpo.fault_tolerance.command import how_to_resume
@@ -32,6 +32,7 @@ from recipe.holderpo.fault_tolerance.signals import (
     exit_on_sigterm,
     interrupt_on_sigint,
 )
+from recipe.holderpo.fault_tolerance.stalls import Stalled, stall_checks
 from recipe.holderpo.startup.server import ForkServer
 from recipe.holderpo.tasks.registry import make_embedded
 
@@ -95,6 +96,10 @@ def train_and_report(config: DictConfig, checkpoint: Checkpoint | None, server: 
     except Stopped as stopped:
         print(f"{unwrapped(stopped)}, and saved; {how_to_resume(config, sys.argv, os.environ)}", flush=True)
         sys.exit(ExitStatus.STOPPED)
+    except Stalled as stalled:
+        print(f"error: {stalled}" + (", and not saved" if stalled.stopping else ""), file=sys.stderr)
+        print(how_to_resume(config, sys.argv, os.environ))
+        sys.exit(ExitStatus.STOPPED if stalled.stopping else 1)
     except (Collapsed, NotFinite) as error:
         print(f"error: {unwrapped(error)} (guard in the config says when to stop)", file=sys.stderr)
         sys.exit(ExitStatus.GUARD)
@@ -124,8 +129,11 @@ def train(
     config = OmegaConf.merge(config, {"trainer": resume})
     clip_level = config.holder.clip_level if uses_holder_loss(config) else None
     progress = Progress(run_dir / "metrics.jsonl", config.trainer.total_training_steps, clip_level=clip_level)
-    with progress, _output_to(run_dir / "driver.log"):
-        os.environ |= server.for_a_node() if server else {}
+    os.environ |= server.for_a_node() if server else {}
+    own_ray = OmegaConf.select(config, "ray_kwargs.ray_init.address") == "local"
+    keep = [server.process.pid] if server else []
+    stalls = stall_checks(run_dir, stall_settings(config), lambda: stop.given, config.stop_grace_s, keep, own_ray)
+    with stalls, progress, _output_to(run_dir / "driver.log"):
         start_ray(config)
         stop.listen()
         run_ppo(config, task_runner_class=HolderTaskRunner)

@@ -39,6 +39,7 @@ SETTINGS = (
     "deterministic=true",
     "actor_rollout_ref.actor.optim.lr=1e-3",
     "actor_rollout_ref.actor.optim.lr_warmup_steps=4",
+    "stall.floor_s=30",
 )
 MAX_STARTS = 4
 PARTS = ("actor", "actor/model_*.pt", "actor/optim_*.pt", "data.pt")  # of a checkpoint, as they are written
@@ -75,13 +76,26 @@ class Outcome:
     seconds: float
 
 
-def kill(title: str | None, run: Run) -> Blow:
-    """SIGKILL of every process with the title; None: of the driver."""
+def strike(title: str | None, run: Run, sent: int = signal.SIGKILL) -> Blow:
+    """A signal to every process with the title; None: to the driver."""
     assert run.process is not None
     victims = run.below(title) if title else [psutil.Process(run.process.pid)]
     if not victims:
-        raise LookupError(f"no process {title!r} to kill")
-    return lambda: [victim.kill() for victim in victims]
+        raise LookupError(f"no process {title!r} to be struck")
+    return lambda: [victim.send_signal(sent) for victim in victims]
+
+
+kill = strike
+freeze = partial(strike, sent=signal.SIGSTOP)
+
+
+def freeze_and_stop(title: str, run: Run) -> Blow:
+    def blow() -> None:
+        freeze(title, run)()
+        time.sleep(3)
+        sigterm(run)()
+
+    return blow
 
 
 def kill_second_node(run: Run) -> Blow:
@@ -166,6 +180,19 @@ def free_disk(run: Run) -> Blow:
     return Path(f"/proc/{run.process.pid}/root{run.run_dir}/checkpoints/ballast").unlink
 
 
+TO_FREEZE = {
+    "trainer": "TaskRunnerV1",
+    "actor worker": "ray::WorkerDict",
+    "vLLM server": "ray::vLLMHttpServer",
+    "vLLM engine": "VLLM::EngineCore",
+    "reward worker": "ray::RewardLoopWorker",
+    "agent loop worker": "ray::AgentLoopWorker",
+    "load balancer": "ray::GlobalRequestLoadBalancer",
+    "transfer queue": "ray::SimpleStorageUnit",
+    "transfer queue's controller": "ray::TransferQueueController",
+    "Ray node": "raylet/raylet",
+    "Ray's GCS": "gcs/gcs_server",
+}
 FAULTS = [
     Fault("driver killed", partial(kill, None)),
     Fault("trainer killed", partial(kill, "TaskRunnerV1")),
@@ -190,6 +217,11 @@ FAULTS = [
     Fault("checkpoint bit flipped", damage=flip_bit, statuses=(0,)),
     Fault("manifest missing", damage=remove_manifest, statuses=(0,)),
     Fault("verl's tracker wrong", damage=forget_tracker, statuses=(0,)),
+    *(Fault(f"{name} frozen", partial(freeze, title), statuses=(0,)) for name, title in TO_FREEZE.items()),
+    Fault("trainer frozen while saving", partial(freeze, "TaskRunnerV1"), saving=True, statuses=(0,)),
+    Fault("actor worker frozen while saving", partial(freeze, "ray::WorkerDict"), saving=True, statuses=(0,)),
+    Fault("vLLM engine frozen, then SIGTERM", partial(freeze_and_stop, "VLLM::EngineCore"), statuses=(75, 0)),
+    Fault("trainer frozen, then SIGTERM", partial(freeze_and_stop, "TaskRunnerV1"), statuses=(75, 0)),
     Fault("SIGTERM", sigterm, statuses=(75, 0)),
     Fault(
         "rewards that are NaN",

@@ -2,7 +2,8 @@
 
 1. The first start gets SIGTERM in step 4, and has to save that step: status 75.
 2. The second resumes from it. In step 6 its checkpoints after step 2 are damaged and its rollout server is killed.
-3. So it restarts by itself from step 2, trains steps 3 to 6 again and ends normally.
+3. So it restarts by itself from step 2 and trains steps 3 to 6 again. In step 7 its engine is frozen.
+4. It finds that out, restarts from step 6 and ends normally.
 
 `PYTHONPATH=tests python -m fault_injection.faults` does worse things to a run."""
 
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.stack
 Records = list[dict[str, float]]
 
 SAMPLES = 32  # in a step
-STOPPED, RESTARTED_FROM, KILLED = 4, 2, 6
+STOPPED, RESTARTED_FROM, KILLED, FROZEN = 4, 2, 6, 7
 STATE = ("model", "optim")
 
 
@@ -50,7 +51,7 @@ def story(new_run: Callable[..., Run], small_overrides: list[str], tmp_path_fact
     gate, saved = folder / "gate", folder / "saved"
     run = new_run(
         *small_overrides, *faults.SETTINGS, "trainer.save_freq=1", "keep_checkpoints=10", "trainer.test_freq=2",
-        "data.val_max_samples=32", "stop_grace_s=100000",
+        "data.val_max_samples=32", "stop_grace_s=100000", "stall.floor_s=60",
         f"+reward.custom_reward_function.reward_kwargs.gate={gate}",
     )  # fmt: skip
     told = Story(run, [], [], [], saved)
@@ -72,7 +73,11 @@ def story(new_run: Callable[..., Run], small_overrides: list[str], tmp_path_fact
     for damage, step in ((faults.truncate, 5), (faults.flip_bit, 4), (faults.remove_model, 3)):
         damage(run.run_dir / "checkpoints" / f"global_step_{step}")
     faults.kill("ray::vLLMHttpServer", run)()
-    assert run.wait_until(lambda: "restarts left" in run.said), run.said
+    close(gate, FROZEN, since=RESTARTED_FROM)
+    assert run.wait_until(lambda: "restarts left: 1" in run.said), run.said
+    reached(gate).unlink(missing_ok=True)  # by those that were killed
+    assert run.wait_until(reached(gate).exists), run.said
+    faults.freeze("VLLM::EngineCore", run)()
     gate.unlink()
     told.statuses.append(run.wait())
     note()
@@ -82,10 +87,15 @@ def story(new_run: Callable[..., Run], small_overrides: list[str], tmp_path_fact
 def start_until_half_of_step(run: Run, gate: Path, step: int, since: int) -> None:
     """Start the command, which goes on from step `since`, and return when half of the step's samples have their rewards and
     the others wait for `gate` to be deleted."""
-    reached(gate).unlink(missing_ok=True)
-    gate.write_text(str((step - since - 1) * SAMPLES + SAMPLES // 2))
+    close(gate, step, since)
     run.start()
     assert run.wait_until(reached(gate).exists), run.said
+
+
+def close(gate: Path, step: int, since: int) -> None:
+    """From half of the step's samples on, counted from the start of what grades them."""
+    reached(gate).unlink(missing_ok=True)
+    gate.write_text(str((step - since - 1) * SAMPLES + SAMPLES // 2))
 
 
 def test_sigterm_saves_the_step_and_ends_with_status_75(story: Story) -> None:
@@ -108,12 +118,22 @@ def test_the_same_command_resumes_from_the_stopped_step(story: Story) -> None:
 
 
 def test_a_lost_server_is_a_restart_from_the_newest_checkpoint_that_is_whole(story: Story) -> None:
-    since = story.said[2].removeprefix(story.said[1])
+    since, _, _ = story.said[2].removeprefix(story.said[1]).partition("stuck: ")
     assert "lost a process" in since and "restarts left: 1" in since
     for step in (5, 4, 3):
         assert re.search(rf"global_step_{step}: model_world_size_1_rank_0\.pt ", since), since
     assert faults.steps_lost(since, recorded=5) == 5 - RESTARTED_FROM
     assert [r["step"] for r in story.records[2]] == list(range(1, STEPS + 1))
+
+
+def test_a_frozen_engine_is_noticed_named_and_a_restart(story: Story) -> None:
+    _, _, since = story.said[2].partition("stuck: ")
+    line = since.splitlines()[0]
+    assert line.startswith(f"step {FROZEN} has made no progress for 6") and " s in gen, which takes " in line
+    assert re.search(r"; VLLM::EngineCore \(process \d+, stopped\); stacks: (\S+); restarts left: 0$", line), line
+    assert faults.steps_lost(since, recorded=FROZEN - 1) == 0
+    (report,) = (story.run.run_dir / "stalls").glob("*/*.txt")
+    assert "replay_buffer.py" in report.read_text(), "where the trainer waits"
 
 
 def test_steps_that_were_trained_twice_are_the_same(story: Story) -> None:

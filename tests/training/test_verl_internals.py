@@ -4,8 +4,10 @@ import inspect
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,13 +16,16 @@ import ray
 import transfer_queue.interface as queue
 from omegaconf import OmegaConf
 from verl.trainer.main_ppo import TaskRunnerV1, run_ppo
+from verl.trainer.ppo.v1 import trainer_base, trainer_colocate_async, trainer_separate_async, trainer_sync
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 from verl.utils.checkpoint.fsdp_checkpoint_manager import FSDPCheckpointManager
+from verl.utils.debug import marked_timer as verls_timer
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngine
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
 from recipe.holderpo.config.compose import compose_config
+from recipe.holderpo.fault_tolerance.progress import MICRO_BATCHES, micro_batches
 from recipe.holderpo.startup.server import INTERPRETER
 from recipe.holderpo.training import verl_internals
 from recipe.holderpo.training.task_runner import start_ray
@@ -90,6 +95,43 @@ def test_an_update_goes_through_the_workers_train_batch() -> None:
     assert worker.actor.train_batch(3) == 40
 
 
+def test_the_parts_of_a_step_are_timed_by_a_function_that_the_trainers_import(monkeypatch: pytest.MonkeyPatch) -> None:
+    modules = (trainer_base, trainer_sync, trainer_colocate_async, trainer_separate_async)
+    for module in modules:
+        monkeypatch.setattr(module, "marked_timer", verls_timer)
+        assert 'marked_timer("' in inspect.getsource(module)
+    for name in ("gen", "old_log_prob", "adv", "update_actor"):
+        assert f'marked_timer("{name}"' in inspect.getsource(PPOTrainer._step_once)
+    entered: list[tuple[str, str]] = []
+
+    def phase_of(trainer: str) -> Callable[[str], Any]:
+        @contextmanager
+        def phase(name: str) -> Iterator[None]:
+            entered.append((trainer, name))
+            yield
+
+        return phase
+
+    for trainer in ("first", "second"):  # a second trainer in a process takes the first one's place
+        verl_internals.time_phases(phase_of(trainer))
+        for module in modules:
+            seconds: dict[str, float] = {}
+            with module.marked_timer("gen", seconds, color="red"):
+                assert entered == [(trainer, "gen")]
+            entered.clear()
+            assert seconds["gen"] >= 0
+
+
+def test_a_training_workers_models_are_its_engines() -> None:
+    assert "self.engine" in inspect.getsource(TrainingWorker.__init__)
+    assert "self.module = " in inspect.getsource(FSDPEngine)
+    for part in ("actor", "ref"):
+        assert f"self.{part} = " in inspect.getsource(ActorRolloutRefWorker.init_model)
+    actor, ref = (SimpleNamespace(engine=SimpleNamespace(module=name)) for name in ("actor's", "reference's"))
+    assert verl_internals.modules_of(SimpleNamespace(actor=actor, ref=None)) == ["actor's"]
+    assert verl_internals.modules_of(SimpleNamespace(actor=actor, ref=ref)) == ["actor's", "reference's"]
+
+
 def test_the_queues_handles_are_where_they_are_looked_for() -> None:
     assert hasattr(queue, "_TQ_CONTROLLER") and hasattr(queue, "_TQ_STORAGE")
     source = inspect.getsource(queue)
@@ -126,6 +168,8 @@ def test_ray_is_started_as_verl_would(more: tuple[str, ...], monkeypatch: pytest
     config.fork_workers = True
     start_ray(config)
     verls, ours, forking = calls
+    for call in (ours, forking):
+        assert call["runtime_env"]["env_vars"].pop(MICRO_BATCHES) == str(micro_batches(Path(config.run_dir)))
     assert ours == verls and ours["runtime_env"]["env_vars"]
     assert ours["runtime_env"]["py_executable"] is None
     ours["runtime_env"]["py_executable"] = INTERPRETER
@@ -133,12 +177,22 @@ def test_ray_is_started_as_verl_would(more: tuple[str, ...], monkeypatch: pytest
 
 
 def test_the_engines_state_is_where_liveness_looks_for_it() -> None:
-    """`raise_if_engine_is_dead` takes a server without these for a healthy one; here another name in vLLM or verl fails."""
+    """`finished_in` takes a server without these for a healthy one that stands still; here another name in vLLM or verl
+    fails."""
     code = (
         "from verl.workers.rollout.vllm_rollout.vllm_async_server import vLLMHttpServer\n"
         "from vllm.v1.engine.async_llm import AsyncLLM\n"
         "assert isinstance(AsyncLLM.errored, property) and isinstance(AsyncLLM.dead_error, property)\n"
         "assert 'engine' in vLLMHttpServer.run_server.__code__.co_names\n"
+        "assert 'output_processor' in AsyncLLM.__init__.__code__.co_names\n"
+        "from vllm.v1.engine.detokenizer import IncrementalDetokenizer\n"
+        "from vllm.v1.engine.output_processor import OutputProcessor\n"
+        "from recipe.holderpo.fault_tolerance.liveness import tokens_of\n"
+        "class Request: detokenizer = IncrementalDetokenizer()\n"
+        "class Engine: output_processor = OutputProcessor(None, log_stats=False)\n"
+        "Engine.output_processor.request_states |= {'a': Request(), 'b': Request()}\n"
+        "Request.detokenizer.token_ids += [5, 6, 7]\n"
+        "assert tokens_of(Engine()) == 6 and tokens_of(None) == 0\n"
     )
     environment = os.environ | {"VERL_PLATFORM": "cpu"}  # before verl is imported: its vLLM is the CPU build
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)

@@ -130,6 +130,14 @@ class GuardSettings(Settings):
         return self
 
 
+class StallSettings(Settings):
+    """Group `stall`: when a run that does not get on is taken for stuck."""
+
+    start_s: Annotated[float, Field(ge=10, le=10**6)] = 3600.0
+    floor_s: Annotated[float, Field(ge=10, le=10**6)] | None = 900.0
+    medians: Annotated[float, Field(ge=2, le=10**4)] = 10.0
+
+
 class RunSettings(Settings):
     """The keys at the top of the config that are HölderPO's."""
 
@@ -167,3 +175,7 @@ def rule_of_p(config: DictConfig) -> PRule | None:
 
 def guard_settings(config: DictConfig) -> GuardSettings:
     return GuardSettings.model_validate(OmegaConf.to_container(config.guard, resolve=True))
+
+
+def stall_settings(config: DictConfig) -> StallSettings:
+    return StallSettings.model_validate(OmegaConf.to_container(config.stall, resolve=True))

@@ -2,46 +2,65 @@
 samples."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import ray
 from ray.actor import ActorHandle
 
+from recipe.holderpo.fault_tolerance.progress import finished
 from recipe.holderpo.fault_tolerance.signals import main_thread_interrupt
 
 CHECK_EVERY_SECONDS = 5.0
 
 Processes = Callable[[], Sequence[ActorHandle]]
+Note = Callable[[Hashable, Any], None]
 
 
-def raise_if_engine_is_dead(process: Any) -> None:
-    """Runs in the process. That of a vLLM server has an engine in another, and knows whether it is dead.
+def finished_in(process: Any) -> tuple[int, int]:
+    """Runs in the process: how much it has finished, and how many tokens its engine's requests have; a number that stands
+    still is all that is read from it. A vLLM server has its engine in another process, and knows whether that is dead.
 
     It does not ask the engine itself: that does not answer while it loads weights, and never if it dies meanwhile.
     """
     engine = getattr(process, "engine", None)
     if getattr(engine, "errored", False):
         raise engine.dead_error  # type: ignore[union-attr]
+    return finished(), tokens_of(engine)
 
 
-def check_alive(processes: Sequence[ActorHandle], seconds: float) -> None:
+def tokens_of(engine: Any) -> int:
+    """Tokens of the requests that a vLLM engine has in hand: private to vLLM 0.24's output processor."""
+    requests = getattr(getattr(engine, "output_processor", None), "request_states", {})
+    detokenizers = [request.detokenizer for request in [*requests.values()]]
+    return sum(one.num_output_tokens() for one in detokenizers if one is not None)
+
+
+def check_alive(processes: Sequence[ActorHandle], seconds: float) -> dict[ActorHandle, tuple[int, int]]:
     """Call each process, and wait `seconds` for the answers; one that is busy does not answer, and is not lost.
+
+    Returns:
+        what those that answered say, `finished_in`.
 
     Raises:
         RayError: what Ray, or the process, says instead: ActorDiedError, EngineDeadError.
     """
-    calls = [process.__ray_call__.remote(raise_if_engine_is_dead) for process in processes]  # type: ignore[attr-defined]
-    answered, _ = ray.wait(calls, num_returns=len(calls), timeout=seconds, fetch_local=False)
-    ray.get(answered)
+    calls = {process.__ray_call__.remote(finished_in): process for process in processes}  # type: ignore[attr-defined]
+    answered, _ = ray.wait([*calls], num_returns=len(calls), timeout=seconds)
+    return dict(zip((calls[call] for call in answered), ray.get(answered), strict=True))
 
 
 @contextmanager
-def liveness_checks(processes: Processes, every: float = CHECK_EVERY_SECONDS) -> Iterator[None]:
+def liveness_checks(
+    processes: Processes, note: Note = lambda *_: None, every: float = CHECK_EVERY_SECONDS
+) -> Iterator[None]:
     """Check the processes every few seconds, in a thread; when one is lost, end whatever the main thread is waiting for.
 
     To be entered in the main thread.
+
+    Args:
+        note: called with each process that answered, and what it has finished.
 
     Raises:
         RayError: as `check_alive`.
@@ -52,7 +71,8 @@ def liveness_checks(processes: Processes, every: float = CHECK_EVERY_SECONDS) ->
     def watch(interrupt: Callable[[], None]) -> None:
         while not done.wait(every):
             try:
-                check_alive(processes(), seconds=every)
+                for process, done_there in check_alive(processes(), seconds=every).items():
+                    note(process, done_there)
             except Exception as error:
                 lost.append(error)
                 return interrupt()

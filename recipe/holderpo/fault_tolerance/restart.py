@@ -12,6 +12,7 @@ from ray.exceptions import RayTaskError
 from recipe.holderpo.fault_tolerance.checkpoint import Checkpoint, delete_from
 from recipe.holderpo.fault_tolerance.collapse import Collapsed
 from recipe.holderpo.fault_tolerance.resume import newest_checkpoint
+from recipe.holderpo.fault_tolerance.stalls import Stalled
 
 # Ray's and vLLM's names for it. An error that crossed processes has them in its text alone.
 LOST = (
@@ -45,7 +46,8 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 def with_restarts(
     train: Callable[[DictConfig, Checkpoint | None], None], config: DictConfig, checkpoint: Checkpoint | None
 ) -> None:
-    """Call `train`, and again after the loss of a process or (where asked for) a collapse, `config.restarts` times at most.
+    """Call `train`, and again after the loss of a process, when the run is stuck, or (where asked for) after a collapse,
+    `config.restarts` times at most.
 
     Other errors are raised.
     """
@@ -70,6 +72,8 @@ def with_restarts(
 
 def _reason(error: Exception, config: DictConfig) -> tuple[str | None, float]:
     """Why the run is to resume from a checkpoint, None if it is not; and the step that the checkpoint must be before."""
+    if isinstance(error, Stalled):
+        return (None if error.stopping else str(error)), math.inf
     if isinstance(error, Collapsed):
         collapsed = unwrapped(error)
         return (f"collapsed: {collapsed}" if config.guard.on_collapse == "rollback" else None), collapsed.args[1]

@@ -55,7 +55,7 @@ FREE_KEYS = {
         "trainer.save_freq",
         "trainer.esi_redundant_time",
     ),
-    "limits of a healthy run": ("guard",),
+    "limits of a healthy run": ("guard", "stall"),
     "validation": (
         "trainer.test_freq",
         "trainer.val_before_train",

@@ -4,7 +4,7 @@ SIGTERM is what Slurm and Kubernetes send some time before they kill: the run sa
 signal reaches the driver; the trainer is an actor on any node, so the request travels as a file in the run's folder, which
 is on a disk that all nodes share. The trainer looks for it once per step.
 SIGINT is Ctrl-C: the run ends without saving. SIGUSR1 is sent by a thread to its own process, to end whatever the main
-thread waits for.
+thread waits for; SIGUSR2 asks a process to write its stacks (stacks.py).
 """
 
 import os

@@ -8,6 +8,8 @@ from typing import Any
 from verl import DataProto
 from verl.experimental.reward_loop.reward_manager.naive import NaiveRewardManager
 
+from recipe.holderpo.fault_tolerance.progress import note_progress
+
 
 class HolderRewardManager(NaiveRewardManager):
     """Adds `truncated` to `extra_info`: the response fills data.max_response_length and its last token ends no sequence."""
@@ -23,4 +25,5 @@ class HolderRewardManager(NaiveRewardManager):
             raise KeyError("the data set has no column extra_info; recipe.holderpo.data writes one")
         extra_info["truncated"] = full and not ended
         result: dict[str, Any] = await super().run_single(data)
+        note_progress()
         return result

@@ -6,6 +6,7 @@ from typing import Any
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput, register
 from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
 
+from recipe.holderpo.fault_tolerance.progress import note_progress
 from recipe.holderpo.seeds import request_seed
 
 
@@ -29,4 +30,6 @@ class HolderSingleTurnAgentLoop(SingleTurnAgentLoop):
             params["seed"] = request_seed(
                 self.config.seed, int(kwargs["global_steps"]), kwargs["session_id"], str(list(kwargs["raw_prompt"]))
             )
-        return await super().run(params, priority=priority, **kwargs)
+        output: AgentLoopOutput = await super().run(params, priority=priority, **kwargs)
+        note_progress()
+        return output

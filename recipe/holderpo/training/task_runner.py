@@ -2,12 +2,15 @@
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import ray
 from omegaconf import DictConfig, OmegaConf
 from verl.trainer.constants_ppo import get_ppo_ray_runtime_env
 from verl.utils.logging_utils import configure_verl_logging
 
+from recipe.holderpo.config.settings import stall_settings
+from recipe.holderpo.fault_tolerance.progress import MICRO_BATCHES, Progress, micro_batches, progress_reports
 from recipe.holderpo.startup.server import INTERPRETER
 from recipe.holderpo.training.verl_internals import TaskRunner
 
@@ -17,11 +20,17 @@ class _HolderTaskRunner(TaskRunner):
         """As `TaskRunnerV1.run`, which looks its trainer up by `trainer_mode`; that name must stay verl's own, since verl
         compares it in several places."""
         configure_verl_logging()
-        import transfer_queue as tq
-
         config.transfer_queue.enable = True
         OmegaConf.resolve(config)
         self.config = config
+        run_dir = Path(config.run_dir)
+        progress = Progress(stall_settings(config), micro_batches(run_dir))
+        with progress_reports(progress, run_dir):
+            self._run(config, progress)
+
+    def _run(self, config: DictConfig, progress: Progress) -> None:
+        import transfer_queue as tq
+
         exit_code = 1
         try:
             # Seconds each, and needed only later: the queue's processes, and the import of the rollout server's class.
@@ -32,7 +41,7 @@ class _HolderTaskRunner(TaskRunner):
                 from recipe.holderpo.training.trainer import TRAINERS
 
                 server = pool.submit(get_rollout_replica_class, config.actor_rollout_ref.rollout.name)
-                self.trainer = TRAINERS[config.trainer.v1.trainer_mode](config=config, queue=queue)
+                self.trainer = TRAINERS[config.trainer.v1.trainer_mode](config=config, queue=queue, progress=progress)
                 self.trainer.init()
                 server.result()
             self.init_agent_loop_manager()
@@ -69,6 +78,7 @@ def start_ray(config: DictConfig) -> None:
     default_env = get_ppo_ray_runtime_env(config)
     if config.transfer_queue.enable:
         default_env.setdefault("env_vars", {})["TRANSFER_QUEUE_ENABLE"] = "1"
+    default_env.setdefault("env_vars", {})[MICRO_BATCHES] = str(micro_batches(Path(config.run_dir)))
     runtime_env = OmegaConf.merge(default_env, settings.get("runtime_env", {}))
     if config.fork_workers:
         runtime_env = OmegaConf.merge(runtime_env, {"py_executable": INTERPRETER})

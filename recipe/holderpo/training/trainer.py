@@ -27,13 +27,14 @@ from recipe.holderpo.config.settings import guard_settings, rule_of_p
 from recipe.holderpo.fault_tolerance.checkpoint import Entry, prune, read_manifest, save_checkpoint, step_folder
 from recipe.holderpo.fault_tolerance.collapse import Collapsed, CollapseDetector, NotFinite, is_finite_update
 from recipe.holderpo.fault_tolerance.liveness import check_alive, liveness_checks
+from recipe.holderpo.fault_tolerance.progress import Progress, bytes_below
 from recipe.holderpo.fault_tolerance.signals import Stopped, stop_requested
 from recipe.holderpo.report.record import RunRecord
 from recipe.holderpo.tasks.registry import EXTRA_FIELDS, advantage_estimators
 from recipe.holderpo.training.metrics import further_metrics, mean_reward
 from recipe.holderpo.training.nonfinite import write_nonfinite_samples
 from recipe.holderpo.training.step_p import StepP, order_metrics
-from recipe.holderpo.training.verl_internals import poll_replay_buffer_every, processes_of
+from recipe.holderpo.training.verl_internals import poll_replay_buffer_every, processes_of, time_phases
 from recipe.holderpo.training.worker import (
     P_KEY,
     HolderActorRolloutRefWorker,
@@ -55,9 +56,11 @@ class HolderTrainerMixin(PPOTrainer):
 
     worker_cls: type = HolderActorRolloutRefWorker
 
-    def __init__(self, config: DictConfig, queue: "Future[Any]"):
+    def __init__(self, config: DictConfig, queue: "Future[Any]", progress: Progress):
         self._composed = OmegaConf.to_container(config, resolve=True)  # verl writes into its config
         super().__init__(config)
+        self.progress = progress
+        time_phases(progress.phase)
         self.queue = queue  # the start of the transfer queue, which the task runner has begun
         rule = rule_of_p(config)
         self.p = None if rule is None else StepP(rule)
@@ -106,7 +109,7 @@ class HolderTrainerMixin(PPOTrainer):
         if self.record.resumed_at and not self.config.trainer.val_only:
             # A validation that the restored step lacks is run now; one that it has had is not repeated.
             self.config.trainer.val_before_train = self.record.lacks_line
-        with liveness_checks(lambda: processes_of(self)):
+        with self.progress.phase("fit"), liveness_checks(lambda: processes_of(self), self.progress.note):
             try:
                 super().fit(agent_loop_manager)
             except (Stopped, Collapsed, NotFinite):
@@ -122,6 +125,7 @@ class HolderTrainerMixin(PPOTrainer):
             super().on_init_end()
 
     def step(self, metrics: dict[str, Any], timing_raw: dict[str, float]) -> KVBatchMeta:
+        self.progress.step = self.global_steps
         if self.p is not None:
             self.p.at(self.global_steps)  # asked in every step, also while only a critic is trained
         batch = super().step(metrics, timing_raw)
@@ -172,7 +176,8 @@ class HolderTrainerMixin(PPOTrainer):
         self.collapse.step(self.global_steps, metrics)
 
     def _validate(self) -> dict[str, float]:
-        metrics = super()._validate()
+        with self.progress.phase("testing"):
+            metrics = super()._validate()
         # verl logs the validation before the first step without `_compute_metrics`. After a resume the step has its line
         # already, unless the run was stopped between its checkpoint and the end of its validation.
         if self.global_steps == self.record.resumed_at and self.record.lacks_line:
@@ -186,7 +191,8 @@ class HolderTrainerMixin(PPOTrainer):
         follow that could make up for it."""
         root, manifest = Path(self.config.trainer.default_local_dir), self._manifest()
         try:
-            save_checkpoint(step_folder(root, self.global_steps), self._write_files, manifest)
+            with self.progress.phase("save_checkpoint", lambda: bytes_below(root)):
+                save_checkpoint(step_folder(root, self.global_steps), self._write_files, manifest)
         except (OSError, RuntimeError) as error:  # torch.save raises the latter for a full disk
             if self.global_steps >= self.total_training_steps or stop_requested(self.config.run_dir):
                 raise

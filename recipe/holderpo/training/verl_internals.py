@@ -4,7 +4,8 @@ Each name is here with the reason, and tests/training/test_verl_internals.py fai
 Methods of verl's classes that HölderPO's classes override are listed in `OVERRIDDEN`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import transfer_queue.interface as _queue
@@ -12,6 +13,7 @@ from ray.actor import ActorHandle
 from verl.trainer.main_ppo import TaskRunnerV1
 
 if TYPE_CHECKING:  # they import every engine that verl has; the driver needs none
+    import torch
     from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
     from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 
@@ -31,6 +33,28 @@ OVERRIDDEN: dict[str, str] = {
     "_fetch_one_gen_batch": "names of prompts, for deterministic=true",
     "_balance_batch": "order of samples, for deterministic=true",
 }
+
+
+def time_phases(phase: Callable[[str], AbstractContextManager[None]]) -> None:
+    """Enter `phase` with the name of each part of a step that verl's trainers time: a function that each imports by its name,
+    and the one place where they say what they are about to do."""
+    from verl.trainer.ppo.v1 import trainer_base, trainer_colocate_async, trainer_separate_async, trainer_sync
+
+    for module in (trainer_base, trainer_sync, trainer_colocate_async, trainer_separate_async):
+        timer = getattr(module.marked_timer, "verls", module.marked_timer)
+
+        @contextmanager
+        def timed(name: str, *args: Any, timer: Callable[..., Any] = timer, **kwargs: Any) -> Iterator[None]:
+            with phase(name), timer(name, *args, **kwargs):
+                yield
+
+        timed.verls = timer  # type: ignore[attr-defined]
+        module.marked_timer = timed
+
+
+def modules_of(worker: Any) -> "list[torch.nn.Module]":
+    """The models that a training worker computes with: the actor's, and the reference's where it has one of its own."""
+    return [part.engine.module for part in (worker.actor, worker.ref) if part is not None]
 
 
 def poll_replay_buffer_every(buffer: "ReplayBuffer", seconds: float) -> "ReplayBuffer":

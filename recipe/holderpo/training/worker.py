@@ -6,6 +6,7 @@ do not depend on how the batch was split; `finish_metrics` divides on the driver
 """
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,8 +24,9 @@ from verl.workers.engine_workers import ActorRolloutRefWorker
 
 from holderpo_core import REDUCTION
 from recipe.holderpo.fault_tolerance.checkpoint import Entry, hash_files
+from recipe.holderpo.fault_tolerance.progress import MICRO_BATCHES, MicroBatches
 from recipe.holderpo.policy_loss import METRIC_PREFIX, measured
-from recipe.holderpo.training.verl_internals import actor_config, wrap_save, wrap_update
+from recipe.holderpo.training.verl_internals import actor_config, modules_of, wrap_save, wrap_update
 
 P_KEY = "holder_p"
 GRAD_NORM_SQUARE = "grad_norm_square"
@@ -148,6 +150,10 @@ class HolderWorkerMixin:
         self.loss_fn = partial(loss_with_step_p if mode == "holder" else loss_with_exact_metrics, loss_fn=self.loss_fn)
         self.actor.set_loss_fn(self.loss_fn)
         wrap_update(self, with_update_measures)
+        file = os.environ.get(MICRO_BATCHES)
+        if file is not None and torch.distributed.get_rank() == 0:
+            for module in modules_of(self):
+                module.register_forward_pre_hook(MicroBatches(Path(file)))
 
     def _save(self, save: Callable[..., None], local_path: str, *args: Any, **kwargs: Any) -> None:
         """verl's writing of this rank's files, but an error (a full disk) is kept for `saved_part`.
