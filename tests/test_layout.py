@@ -25,7 +25,7 @@ FLOORS = (
     ("recipe.holderpo.training", "recipe.holderpo.evaluation", "recipe.holderpo.plan"),
     ("recipe.holderpo.tasks",),
     ("recipe.holderpo.main", "recipe.holderpo.study", "recipe.holderpo.rehearsal", "recipe.holderpo.gpu_check"),
-    ("recipe.holderpo.launch", "recipe.holderpo.plugin"),
+    ("recipe.holderpo.launch", "recipe.holderpo.plugin", "recipe.holderpo.evaluation.__main__"),
     ("recipe.holderpo.doctor",),
 )
 

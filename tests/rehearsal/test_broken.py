@@ -11,7 +11,8 @@ from transformers import AutoConfig
 
 from recipe.holderpo.config.errors import ConfigError
 from recipe.holderpo.data.build import DataSet, records
-from recipe.holderpo.rehearsal.rehearse import errors_in, rehearse
+from recipe.holderpo.rehearsal.parts import errors_in
+from recipe.holderpo.rehearsal.rehearse import rehearse
 
 GIVEN = ("hardware=gpu_nx8", "task=math", "model=qwen3_8b_base")
 

@@ -162,9 +162,9 @@ def test_a_model_at_hand_is_shrunk_with_its_own_tokenizer(family: str, tmp_path:
     large.save_pretrained(tmp_path / "large")
     tokenizer.save_pretrained(tmp_path / "large")
     config = compose_config(preset("custom", "gpu", f"actor_rollout_ref.model.path={tmp_path / 'large'}"))
-    target = find_target(config)
+    target = find_target("actor_rollout_ref.model.path", config.actor_rollout_ref.model.path)
     assert target.folder == tmp_path / "large" and target.architecture is not None and target.architecture.layers == 6
-    make_model(target, config, tmp_path / "small")
+    make_model(target, False, tmp_path / "small")
     small = AutoModelForCausalLM.from_pretrained(tmp_path / "small")
     assert small.config.model_type == family and small.config.vocab_size == 300
     assert small.config.num_key_value_heads == 1 and small.config.tie_word_embeddings
@@ -175,6 +175,6 @@ def test_a_model_at_hand_is_shrunk_with_its_own_tokenizer(family: str, tmp_path:
 
 def test_a_preset_that_is_not_here_has_its_family() -> None:
     for name, family, kv_heads in (("qwen3_8b_base", "qwen3", 8), ("r1_distill_qwen_7b", "qwen2", 4)):
-        target = find_target(compose_config(preset(name, "gpu")))
+        target = find_target("model", compose_config(preset(name, "gpu")).actor_rollout_ref.model.path)
         assert target.folder is None and target.architecture == MODELS[name]
         assert (target.config["model_type"], target.config["num_key_value_heads"]) == (family, kv_heads)

@@ -35,7 +35,7 @@ from recipe.holderpo.fault_tolerance.signals import ExitStatus
 from recipe.holderpo.rewards.math import FAULTS, compute_score
 
 # What may differ between the starts of one evaluation.
-FREE = ("chunk", "engine", "grading", "out_dir", "k")
+FREE = ("chunk", "engine", "grading", "out_dir", "k", "rehearse")
 
 
 def complete(config: DictConfig) -> None:
@@ -176,6 +176,10 @@ def main(config: DictConfig) -> None:
     try:
         complete(config)
         check(config)
+        if config.rehearse:
+            from recipe.holderpo.rehearsal.evaluation import rehearse_evaluation
+
+            sys.exit(rehearse_evaluation(config, sys.argv[1:]))
         results = evaluate(config)
         folder = Path(config.out_dir) / config.run
         results = with_earlier(folder, results)

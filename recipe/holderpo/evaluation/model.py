@@ -41,7 +41,7 @@ def resolve_model(model: str, trust_checkpoint: bool = False) -> str:
         raise ConfigError(f"model is {model!r}; allowed is a hub id or an existing folder")
     if (path / "config.json").exists():
         return str(path)
-    checkpoint = _checkpoint(path)
+    checkpoint = checkpoint_of(path)
     if checkpoint is None:
         raise ConfigError(f"model is {model!r}; allowed is a folder with a config.json or a verl checkpoint")
     if not trust_checkpoint:
@@ -134,7 +134,7 @@ def _check_hub(model: str) -> None:
         ) from None
 
 
-def _checkpoint(path: Path) -> Path | None:
+def checkpoint_of(path: Path) -> Path | None:
     """The actor folder of the checkpoint that `path` is, or of the newest intact one below it."""
     for folder in (path, path.parent):
         if folder.name.startswith(PREFIX) and (folder / "actor/fsdp_config.json").exists():

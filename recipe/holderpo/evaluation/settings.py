@@ -43,6 +43,7 @@ class EvaluationSettings(Settings):
     grading: dict[str, Any]
     engine: dict[str, Any]
     chunk: Annotated[int, Field(ge=1, le=10**6)]
+    rehearse: bool
 
 
 def check(config: DictConfig) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 
-from recipe.holderpo.fault_tolerance.progress import finished
 from recipe.holderpo.fault_tolerance.signals import main_thread_interrupt
+from recipe.holderpo.report.finished import finished
 
 CHECK_EVERY_SECONDS = 5.0
 

@@ -29,18 +29,6 @@ REMEMBERED = 50  # durations of each phase
 Source = Callable[[], Any]
 """Says something else when something was finished."""
 
-_finished = 0
-
-
-def note_progress() -> None:
-    """Something was finished in this process: a sample, a turn of an episode, a reward."""
-    global _finished
-    _finished += 1
-
-
-def finished() -> int:
-    return _finished
-
 
 class MicroBatches:
     """Touches the file of `MICRO_BATCHES`, once a second at most; for a hook of a module's forward pass."""

@@ -1,14 +1,11 @@
 """The parts of a rehearsal, one after another; each runs the recipe's own commands in processes of their own."""
 
 import os
-import re
 import shutil
-import signal
 import socket
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,13 +15,13 @@ from recipe.holderpo.config.checks import check_cluster, check_config, check_wit
 from recipe.holderpo.config.compose import compose_config, set_environment
 from recipe.holderpo.config.errors import ConfigError
 from recipe.holderpo.fault_tolerance.run_files import check_can_write
+from recipe.holderpo.rehearsal.parts import Parts, run_command
 from recipe.holderpo.rehearsal.replacements import STEPS, VALIDATED, Replacement, override, replacements, value_of
 from recipe.holderpo.rehearsal.report import print_report
 from recipe.holderpo.rehearsal.stand_ins import Target, find_target, make_data, make_model, missing_data
 from recipe.holderpo.tasks.registry import load, tasks_of
 
 ADDRESSES = ("127.0.0.2", "127.0.0.3")
-MOST_ERRORS = 5  # of a part
 MANY_CPUS = 10**6  # this machine's say nothing of the cluster's
 # What would make a process a node of a cluster.
 _OF_A_NODE = (
@@ -40,18 +37,7 @@ _OF_A_NODE = (
 
 
 @dataclass
-class Part:
-    """A line of the table: what was rehearsed, how it went, and how long it took."""
-
-    name: str
-    same: str
-    replaced: str
-    seconds: float = 0.0
-    error: str | None = None
-
-
-@dataclass
-class Rehearsal:
+class Rehearsal(Parts):
     overrides: list[str]
     """The user's."""
     nodes: int
@@ -60,22 +46,6 @@ class Rehearsal:
     """What the cluster would have."""
     target: Target
     replaced: list[Replacement] = field(default_factory=list)
-    parts: list[Part] = field(default_factory=list)
-
-    def part(self, name: str, same: str, replaced: str, action: Callable[[], str | None]) -> bool:
-        """Do one part, unless an earlier one failed; whether it went well. `action` returns what went wrong."""
-        if any(part.error for part in self.parts):
-            return False
-        print(f"{name}: {same} ...", flush=True)
-        began = time.monotonic()
-        try:
-            error = action()
-        except ConfigError as refused:
-            error = "\n".join(refused.lines)
-        except Exception as failure:  # what a broken model or a damaged file makes the libraries raise
-            error = f"{type(failure).__name__}: {failure}"
-        self.parts.append(Part(name, same, replaced, time.monotonic() - began, error))
-        return error is None
 
     def train(self, run: str, *more: str) -> str | None:
         """One run of the recipe on the CPU, on one node or on two."""
@@ -97,7 +67,7 @@ class Rehearsal:
                 for rank, address in enumerate(ADDRESSES[: self.nodes])
             ]
         log = self.folder / run / "driver.log"
-        return _run([sys.executable, "-m", module, *given], nodes, self.folder / f"{run}.txt", log)
+        return run_command([sys.executable, "-m", module, *given], nodes, self.folder / f"{run}.txt", log)
 
     def evaluate(self) -> str | None:
         arguments = [
@@ -111,7 +81,7 @@ class Rehearsal:
         arguments += [override("data_dir", str(folder)), override("benchmarks", benchmarks)]
         environment = dict(os.environ) | {"VERL_PLATFORM": "cpu"}
         command = [sys.executable, "-m", "recipe.holderpo.evaluation", *arguments]
-        return _run(command, [environment], self.folder / "evaluation.txt")
+        return run_command(command, [environment], self.folder / "evaluation.txt")
 
     def benchmarks(self) -> tuple[Path, list[str]]:
         """The folder and the names of the evaluation files among the validation files."""
@@ -147,7 +117,9 @@ def rehearse(overrides: Sequence[str], nodes: int = 1) -> int:
     check_can_write("run_dir", folder)
     here = min(nodes, len(ADDRESSES))
     given = [one for one in given if _key(one) != "trainer.nnodes"]  # the launcher's own, on two nodes
-    this = Rehearsal(given, here, folder, config, find_target(config))
+    this = Rehearsal(
+        given, here, folder, config, find_target("actor_rollout_ref.model.path", config.actor_rollout_ref.model.path)
+    )
     folder.mkdir(parents=True)
     print(f"rehearsal: {folder}", flush=True)
     tokenizer = "tokenizer" if this.target.folder else "each byte is a token"
@@ -169,7 +141,7 @@ def rehearse(overrides: Sequence[str], nodes: int = 1) -> int:
     print_report(this)
     for name in ("training", "resumed"):
         shutil.rmtree(folder / name / "checkpoints", ignore_errors=True)
-    return int(any(part.error for part in this.parts))
+    return int(this.failed)
 
 
 def _key(given: str) -> str:
@@ -177,12 +149,9 @@ def _key(given: str) -> str:
 
 
 def _stand_ins(this: Rehearsal) -> None:
-    make_model(this.target, this.config, this.folder / "model")
-    why = (
-        "small, random weights" if this.target.folder else "small, random weights; its tokenizer is not on this machine"
-    )
+    make_model(this.target, this.config.actor_rollout_ref.model.trust_remote_code, this.folder / "model")
     key, path = "actor_rollout_ref.model.path", str(this.folder / "model")
-    this.replaced.append(Replacement(key, value_of(this.config, key), path, why))
+    this.replaced.append(Replacement(key, value_of(this.config, key), path, this.target.why_replaced))
     data = this.folder / "data"
     data.mkdir()
     made = dict[str, object]()
@@ -211,35 +180,3 @@ def _free_port() -> int:
     with socket.socket() as some:
         some.bind((ADDRESSES[0], 0))
         return int(some.getsockname()[1])
-
-
-def _run(command: list[str], nodes: Sequence[Mapping[str, str]], output: Path, log: Path | None = None) -> str | None:
-    """Run a command at each node; what went wrong if it failed at the first one, from its output and its workers' log."""
-    with output.open("w") as said:
-        started = [
-            subprocess.Popen(command, env=dict(node), stdout=said, stderr=subprocess.STDOUT, start_new_session=True)
-            for node in nodes
-        ]
-        try:
-            status = started[0].wait()
-        finally:
-            for process in started:
-                if process.poll() is None:
-                    process.send_signal(signal.SIGINT)  # which ends a run at once, where SIGTERM saves the step first
-                process.wait()
-    if status == 0:
-        return None
-    texts = [file.read_text(errors="replace") for file in (log, output) if file is not None and file.exists()]
-    errors = errors_in("\n".join(texts)) or ["no error was said"]
-    return "\n".join([f"exit status {status}, {output}", *errors[:MOST_ERRORS]])
-
-
-_PREFIX = re.compile(r"\x1b\[\d+m|^\s*\(\w+ pid=[^)]*\)")  # colours, and Ray's name of a worker
-_ERROR = re.compile(r"(?:error: .+|(?:\w+\.)*\w*(?:Error|Exception)\b(?!\().*)")
-
-
-def errors_in(text: str) -> list[str]:
-    """Lines that name an error, each once, in their order: our own, and the last lines of tracebacks. Ray's repetition of a
-    worker's error is left out."""
-    lines = (_PREFIX.sub("", _PREFIX.sub("", line)).strip() for line in text.splitlines())
-    return [*dict.fromkeys(line for line in lines if _ERROR.fullmatch(line))]

@@ -1,12 +1,14 @@
 """What a rehearsal says at its end: part by part, key by key, and what it cannot tell."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from recipe.holderpo.plan import Gpu, Workload, checkpoint_gb, estimate, save_seconds
+from recipe.holderpo.rehearsal.parts import Part
+from recipe.holderpo.rehearsal.replacements import Replacement
 from recipe.holderpo.report.record import METRICS_FILE, read_metrics
 from recipe.holderpo.report.text_table import text_table
 
@@ -53,25 +55,32 @@ def print_report(rehearsal: "Rehearsal") -> None:
     """Print the parts, what was replaced, and the cluster's own figures."""
     file = rehearsal.folder / "training" / METRICS_FILE
     record = [row for row in read_metrics(file) if row["step"] > 0] if file.exists() else []
-    rows = [["part", "the same as on the cluster", "replaced", "seconds", ""]]
-    for part in rehearsal.parts:
-        rows.append([part.name, part.same, part.replaced, f"{part.seconds:.0f}", "ERROR" if part.error else "ok"])
-        if part.name == "training":
-            rows += steps(rehearsal.config, record)
+    rows = part_rows(rehearsal.parts, training=[*steps(rehearsal.config, record)])
     print(f"\n{text_table(rows, justify='left')}")
-    for line in figures(record):
+    for line in [*figures(record), *rehearsal.errors()]:
         print(line)
-    for part in rehearsal.parts:
-        for line in (part.error or "").splitlines():
-            print(f"error: {part.name}: {line}")
-    rows = [["key", "on the cluster", "here", "why"]]
-    rows += [[one.key, _short(one.was), _short(one.value), one.why] for one in rehearsal.replaced]
     print(
-        f"\nReplaced for training, and nothing else (the run's name and folder aside):\n{text_table(rows, justify='left')}"
+        replaced_table(rehearsal.replaced, "Replaced for training, and nothing else (the run's name and folder aside)")
     )
     print("\nWhat no rehearsal can tell: CUDA's kernels, flash-attn, CUDA graphs, NCCL, memory and speed.")
     if rehearsal.target.architecture is not None:
         print(planned(rehearsal.config, rehearsal.target.architecture))
+
+
+def part_rows(parts: Sequence[Part], training: Sequence[list[str]] = ()) -> list[list[str]]:
+    """The table's rows; `training`: those below the part of that name."""
+    rows = [["part", "the same as on the cluster", "replaced", "seconds", ""]]
+    for part in parts:
+        rows.append([part.name, part.same, part.replaced, f"{part.seconds:.0f}", "ERROR" if part.error else "ok"])
+        if part.name == "training":
+            rows += training
+    return rows
+
+
+def replaced_table(replaced: Sequence[Replacement], title: str) -> str:
+    rows = [["key", "on the cluster", "here", "why"]]
+    rows += [[one.key, _short(one.was), _short(one.value), one.why] for one in replaced]
+    return f"\n{title}:\n{text_table(rows, justify='left')}"
 
 
 def steps(config: DictConfig, record: list[dict[str, float]]) -> Iterator[list[str]]:

@@ -37,33 +37,40 @@ class Target:
     folder: Path | None
     """Where its config.json and tokenizer are; None: not on this machine."""
 
+    @property
+    def why_replaced(self) -> str:
+        return "small, random weights" + ("" if self.folder else "; its tokenizer is not on this machine")
 
-def find_target(config: DictConfig) -> Target:
-    """The model of `actor_rollout_ref.model.path` in a folder, in the hub's cache, or as a preset's architecture.
+
+def find_target(key: str, model: str) -> Target:
+    """A model in a folder, in the hub's cache, or as the architecture of a preset, by the end of its name.
+
+    Args:
+        key: of the config, whose value `model` is.
 
     Raises:
         ConfigError: it is none of these.
     """
     from transformers.utils import cached_file
 
-    path = os.path.expanduser(str(config.actor_rollout_ref.model.path))
+    path = os.path.expanduser(model)
     try:
         file = cached_file(path, "config.json", local_files_only=True)
         content = json.loads(Path(str(file)).read_text())
     except ValueError as error:
-        raise ConfigError(f"the config.json of actor_rollout_ref.model.path={path} cannot be read: {error}") from None
+        raise ConfigError(f"the config.json of {key}={path} cannot be read: {error}") from None
     except OSError:
-        preset = str(config.model_name).replace("-", "_")
         named = os.path.basename(path).lower().replace("-", "_")
-        if os.path.isdir(path) or preset not in MODELS or not named.endswith(preset):
+        preset = next((preset for preset in MODELS if named.endswith(preset)), None)
+        if os.path.isdir(path) or preset is None:
             raise ConfigError(
-                f"actor_rollout_ref.model.path is {path!r}; allowed for a rehearsal is a folder or a model in the hub's "
+                f"{key} is {path!r}; allowed for a rehearsal is a folder or a model in the hub's "
                 f"cache with a config.json and a tokenizer, or the model of a preset that `plan` knows: {', '.join(MODELS)}"
             ) from None
-        model = MODELS[preset]
-        family = {"model_type": "qwen3" if model.qk_norm else "qwen2", "tie_word_embeddings": model.tied}
-        heads = {"num_attention_heads": model.heads, "num_key_value_heads": model.kv_heads}
-        return Target({**family, **heads, "max_position_embeddings": 32768}, model, None)
+        found = MODELS[preset]
+        family = {"model_type": "qwen3" if found.qk_norm else "qwen2", "tie_word_embeddings": found.tied}
+        heads = {"num_attention_heads": found.heads, "num_key_value_heads": found.kv_heads}
+        return Target({**family, **heads, "max_position_embeddings": 32768}, found, None)
     folder = Path(str(file)).parent
     try:
         return Target(content, read_architecture(folder), folder)
@@ -71,14 +78,13 @@ def find_target(config: DictConfig) -> Target:
         return Target(content, None, folder)
 
 
-def make_model(target: Target, config: DictConfig, folder: Path) -> None:
+def make_model(target: Target, trust_remote_code: bool, folder: Path) -> None:
     """Write a model of the target's family and its tokenizer (or else one with a token a byte), with random weights."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     from recipe.holderpo.embedded.tiny_model import build_tokenizer
 
-    trusted = config.actor_rollout_ref.model.trust_remote_code
     values = {name: value for name, value in target.config.items() if name not in ("layer_types", "auto_map", "dtype")}
     heads = values.get("num_attention_heads", HEADS)
     kv_heads = values.get("num_key_value_heads") or heads
@@ -92,7 +98,7 @@ def make_model(target: Target, config: DictConfig, folder: Path) -> None:
         "head_dim": HEAD_DIM,
     }
     if target.folder is not None:
-        tokenizer = AutoTokenizer.from_pretrained(target.folder, trust_remote_code=trusted)
+        tokenizer = AutoTokenizer.from_pretrained(target.folder, trust_remote_code=trust_remote_code)
     else:
         tokenizer = build_tokenizer()
         tokenizer.model_max_length = values["max_position_embeddings"]

@@ -8,7 +8,7 @@ from typing import Any
 from verl import DataProto
 from verl.experimental.reward_loop.reward_manager.naive import NaiveRewardManager
 
-from recipe.holderpo.fault_tolerance.progress import note_progress
+from recipe.holderpo.report.finished import note_finished
 
 
 class HolderRewardManager(NaiveRewardManager):
@@ -25,5 +25,5 @@ class HolderRewardManager(NaiveRewardManager):
             raise KeyError("the data set has no column extra_info; recipe.holderpo.data writes one")
         extra_info["truncated"] = full and not ended
         result: dict[str, Any] = await super().run_single(data)
-        note_progress()
+        note_finished()
         return result

@@ -6,7 +6,7 @@ from typing import Any
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput, register
 from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
 
-from recipe.holderpo.fault_tolerance.progress import note_progress
+from recipe.holderpo.report.finished import note_finished
 from recipe.holderpo.seeds import request_seed
 
 
@@ -31,5 +31,5 @@ class HolderSingleTurnAgentLoop(SingleTurnAgentLoop):
                 self.config.seed, int(kwargs["global_steps"]), kwargs["session_id"], str(list(kwargs["raw_prompt"]))
             )
         output: AgentLoopOutput = await super().run(params, priority=priority, **kwargs)
-        note_progress()
+        note_finished()
         return output

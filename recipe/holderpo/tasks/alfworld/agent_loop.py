@@ -17,7 +17,7 @@ from uuid import uuid4
 
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput
 
-from recipe.holderpo.fault_tolerance.progress import note_progress
+from recipe.holderpo.report.finished import note_finished
 from recipe.holderpo.seeds import request_seed
 from recipe.holderpo.tasks.alfworld.environment import Observation
 from recipe.holderpo.tasks.alfworld.prompt import (
@@ -196,7 +196,7 @@ class AlfworldAgentLoop(AgentLoopBase):
         if answer.admissible:
             assert answer.command is not None
             observation = await episode.step(answer.command)
-            note_progress()
+            note_finished()
         else:
             observation = episode.observation = invalid_observation(before)
         played.environment_seconds += time.perf_counter() - start
