@@ -1,14 +1,17 @@
-"""Run by test_engine.py, one process a rank: gradients and metrics of one mini-batch through verl's real FSDP2 engine.
+"""Run by test_engine.py: gradients and metrics of one mini-batch through verl's real FSDP2 engine.
 
-python engine_gradients.py MODEL_DIR OUT RANK WORLD_SIZE PORT LAYOUT, with VERL_PLATFORM=cpu; LAYOUT is padded or packed.
-Rank 0 writes, for every clip level of CLIP_LEVELS and every way of splitting (micro-batch sizes 1, 3 and 8 where they divide
-a rank's share; dynamic), the full gradient and the metrics.
+python engine_gradients.py MODEL_DIR OUT PORT WORLD_SIZE-LAYOUT ..., with VERL_PLATFORM=cpu; LAYOUT is padded or packed. Ranks
+are forked, so that verl is imported once. Writes OUT/WORLD_SIZE-LAYOUT.pt: for every clip level of CLIP_LEVELS and every way of
+splitting (micro-batch sizes 1, 3 and 8 where they divide a rank's share; dynamic), the full gradient and the metrics.
 """
 
+import multiprocessing
 import os
 import sys
+from collections.abc import Callable
 from functools import partial
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -92,10 +95,7 @@ def gradient_of(engine: Any, data: TensorDict, loss_fn: Any) -> tuple[torch.Tens
     return gradient, output["metrics"]
 
 
-def main() -> None:
-    model_dir, out, port = *sys.argv[1:3], sys.argv[5]
-    rank, world = map(int, sys.argv[3:5])
-    packed = sys.argv[6] == "packed"
+def write_gradients(model_dir: str, out: Path, packed: bool, port: str, rank: int, world: int) -> None:
     engine = start_engine(model_dir, rank, world, port, packed)
     results = {}
     share = SEQUENCES // world
@@ -136,6 +136,27 @@ def main() -> None:
         torch.save(results, out)
     dist.barrier()
     dist.destroy_process_group()
+
+
+def on_ranks(work: Callable[..., None], *arguments: Any, port: int, world: int) -> None:
+    """Call `work(*arguments, port, rank, world)` in a forked process for each rank."""
+    fork = multiprocessing.get_context("fork")
+    ranks = [fork.Process(target=work, args=(*arguments, str(port), rank, world)) for rank in range(world)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join()
+    if any(process.exitcode for process in ranks):
+        sys.exit(f"{work.__name__} on {world} ranks failed")
+
+
+def main() -> None:
+    model_dir, out, port = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+    for number, run in enumerate(sys.argv[4:]):
+        world, layout = run.split("-")
+        on_ranks(
+            write_gradients, model_dir, out / f"{run}.pt", layout == "packed", port=port + number, world=int(world)
+        )
 
 
 if __name__ == "__main__":

@@ -35,28 +35,18 @@ Results = dict[tuple[str, str], tuple[torch.Tensor, dict[str, float]]]
 """(clip level, way of splitting) -> gradient and metrics."""
 
 
-def _run(model_dir: Path, out: Path, world: int, layout: str) -> Results:
-    env = os.environ | {"VERL_PLATFORM": "cpu", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    port = str(_free_port())
-    script = str(Path(__file__).with_name("engine_gradients.py"))
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, script, str(model_dir), str(out), str(rank), str(world), port, layout],
-            cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
-        for rank in range(world)
-    ]  # fmt: skip
-    logs = [rank.communicate()[0] for rank in ranks]
-    assert all(rank.returncode == 0 for rank in ranks), "\n".join(logs)
-    return torch.load(out)
-
-
 @pytest.fixture(scope="module")
 def by_ranks(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Results]:
     """With padding on one rank and on two; packed (verl's use_remove_padding, with sdpa) on one."""
-    folder = tmp_path_factory.mktemp("gradients")
-    runs = ((1, "padded"), (2, "padded"), (1, "packed"))
-    return {f"{n} {layout}": _run(model_dir, folder / f"{n}-{layout}.pt", n, layout) for n, layout in runs}
+    folder, runs = tmp_path_factory.mktemp("gradients"), ("1-padded", "2-padded", "1-packed")
+    script = str(Path(__file__).with_name("engine_gradients.py"))
+    done = subprocess.run(
+        [sys.executable, script, str(model_dir), str(folder), str(_free_port()), *runs],
+        cwd=ROOT, env=os.environ | {"VERL_PLATFORM": "cpu", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return {run.replace("-", " "): torch.load(folder / f"{run}.pt") for run in runs}
 
 
 @pytest.mark.stack

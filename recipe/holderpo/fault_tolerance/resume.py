@@ -70,7 +70,7 @@ FREE_KEYS = {
         "fork_workers",
         "ray_kwargs",
         "transfer_queue",
-        "trainer.nnodes",  # nnodes x n_gpus_per_node must be what it was
+        "trainer.nnodes",
         "trainer.n_gpus_per_node",
         "trainer.total_training_steps",  # where nothing spans the whole run, see `_changed_length`
         "*_micro_batch_size",
@@ -224,11 +224,15 @@ def _changed_keys(config: DictConfig, saved: Any) -> Iterator[str]:
 
 
 def _changed_ranks(config: DictConfig, saved: Any, step: int) -> Iterator[str]:
+    """Shards of FSDP2's actor are divided anew (training/reshard.py)."""
     ranks, saved_ranks = (c.trainer.nnodes * c.trainer.n_gpus_per_node for c in (config, saved))
-    if ranks != saved_ranks:
+    strategy, critic = config.actor_rollout_ref.actor.strategy, config.critic.enable
+    has_critic = config.algorithm.adv_estimator == "gae" if critic is None else critic
+    if ranks != saved_ranks and (strategy != "fsdp2" or has_critic):
+        why = "those of a critic" if has_critic else f"those of actor_rollout_ref.actor.strategy={strategy}"
         yield (
             f"trainer.nnodes x n_gpus_per_node is {ranks}; allowed is {saved_ranks}: the checkpoint of step {step} has "
-            f"{saved_ranks} shards, one per device"
+            f"{saved_ranks} shards, one per device, and {why} are not divided anew"
         )
 
 

@@ -74,6 +74,12 @@ def wrap_save(worker: Any, wrap: Callable[[Callable[..., None]], Callable[..., N
     manager.save_checkpoint = wrap(manager.save_checkpoint)
 
 
+def wrap_load(worker: Any, wrap: Callable[[Callable[..., None]], Callable[..., None]]) -> None:
+    """Replace the reading of a rank's checkpoint files, as `wrap_save` does the writing."""
+    manager = worker.actor.engine.checkpoint_manager
+    manager.load_checkpoint = wrap(manager.load_checkpoint)
+
+
 def wrap_update(worker: Any, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
     """Replace the update on one mini-batch, which verl's worker calls for each of a step and whose metrics it averages."""
     worker.actor.train_batch = wrap(worker.actor.train_batch)

@@ -26,7 +26,8 @@ from holderpo_core import REDUCTION
 from recipe.holderpo.fault_tolerance.checkpoint import Entry, hash_files
 from recipe.holderpo.fault_tolerance.progress import MICRO_BATCHES, MicroBatches
 from recipe.holderpo.policy_loss import METRIC_PREFIX, measured
-from recipe.holderpo.training.verl_internals import actor_config, modules_of, wrap_save, wrap_update
+from recipe.holderpo.training.reshard import load_on_other_ranks, ranks_of
+from recipe.holderpo.training.verl_internals import actor_config, modules_of, wrap_load, wrap_save, wrap_update
 
 P_KEY = "holder_p"
 GRAD_NORM_SQUARE = "grad_norm_square"
@@ -144,6 +145,7 @@ class HolderWorkerMixin:
         if self.actor is None:
             return
         wrap_save(self, lambda save: partial(self._save, save))
+        wrap_load(self, lambda load: partial(self._load, load))
         mode = self.config.actor.policy_loss.loss_mode
         if mode != "holder":
             register_policy_loss(mode)(measured(get_policy_loss_fn(mode), BASELINE_P.get(mode, 1.0)))
@@ -169,6 +171,12 @@ class HolderWorkerMixin:
             self._saved = SavedPart(hash_files([*Path(local_path).glob(f"*_rank_{torch.distributed.get_rank()}.pt")]))
         except OSError as error:
             self._saved = SavedPart(error=f"{type(error).__name__}: {error}")
+
+    def _load(self, load: Callable[..., None], local_path: str, *args: Any, **kwargs: Any) -> None:
+        """verl's reading of this rank's files, or ours of all ranks' where they were saved on another number of ranks."""
+        if ranks_of(Path(local_path)) == torch.distributed.get_world_size():
+            return load(local_path, *args, **kwargs)
+        load_on_other_ranks(self.actor.engine.checkpoint_manager, Path(local_path))
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def saved_part(self) -> "SavedPart":

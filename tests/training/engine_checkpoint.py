@@ -1,0 +1,119 @@
+"""Run by test_reshard.py: saves of verl's real FSDP2 engine on 1, 2 and 4 ranks, each loaded on 1, 2 and 4.
+
+python engine_checkpoint.py MODEL_DIR OUT PORT, with VERL_PLATFORM=cpu. Ranks are forked, so that verl is imported once.
+Writes OUT/saved_N.pt (the whole state when it was saved on N ranks, and after one more update) and OUT/N_on_M.pt (the same
+when it has been loaded on M ranks).
+"""
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from engine_gradients import (  # type: ignore[import-not-found]  # the script beside this one
+    SEQUENCES,
+    mini_batch,
+    on_ranks,
+    start_engine,
+)
+from torch.distributed.tensor import DTensor
+from verl.utils import tensordict_utils as tu
+from verl.workers.config import FSDPActorConfig
+from verl.workers.utils.losses import ppo_loss
+
+from recipe.holderpo.policy_loss import HolderLossConfig
+from recipe.holderpo.training.reshard import load_on_other_ranks, ranks_of
+from recipe.holderpo.training.worker import P_KEY, loss_with_step_p
+
+RANKS = (1, 2, 4)
+UPDATES = 3
+
+
+def update(engine: Any, rank: int, world: int) -> None:
+    actor = FSDPActorConfig(
+        strategy="fsdp2",
+        rollout_n=1,
+        ppo_micro_batch_size_per_gpu=1,
+        loss_agg_mode="seq-mean-token-mean",
+        policy_loss=HolderLossConfig(clip_level="sequence"),
+    )
+    data = tu.chunk_tensordict(mini_batch(), world)[rank]
+    tu.assign_non_tensor(
+        data,
+        temperature=1.0,
+        global_batch_size=SEQUENCES,
+        use_remove_padding=False,
+        use_fused_kernels=False,
+        calculate_entropy=False,
+        use_dynamic_bsz=False,
+        micro_batch_size_per_gpu=SEQUENCES // world,
+        **{P_KEY: 1.5},
+    )
+    with engine.train_mode():
+        engine.optimizer_zero_grad()
+        engine.forward_backward_batch(data, partial(loss_with_step_p, loss_fn=partial(ppo_loss, config=actor)))
+        engine.optimizer_step()
+        engine.lr_scheduler_step()
+
+
+def whole(value: Any) -> Any:
+    """A state dict with whole tensors, on every rank."""
+    if isinstance(value, DTensor):
+        return value.full_tensor().clone()
+    if isinstance(value, dict):
+        return {key: whole(one) for key, one in value.items()}
+    return value.clone() if isinstance(value, torch.Tensor) else value
+
+
+def state(engine: Any) -> dict[str, Any]:
+    return {
+        "model": whole(engine.module.state_dict()),
+        "optimizer": whole(engine.optimizer.state_dict()["state"]),
+        "rate": engine.lr_scheduler.state_dict(),
+    }
+
+
+def states_around_an_update(engine: Any, rank: int, world: int) -> list[dict[str, Any]]:
+    before = state(engine)
+    update(engine, rank, world)
+    return [before, state(engine)]
+
+
+def save(model_dir: str, out: Path, port: str, rank: int, world: int) -> None:
+    engine = start_engine(model_dir, rank, world, port)
+    for _ in range(UPDATES):
+        update(engine, rank, world)
+    engine.save_checkpoint(str(out / str(world)))
+    states = states_around_an_update(engine, rank, world)
+    if rank == 0:
+        torch.save(states, out / f"saved_{world}.pt")
+    dist.barrier()
+
+
+def load(model_dir: str, out: Path, port: str, rank: int, world: int) -> None:
+    engine = start_engine(model_dir, rank, world, port)
+    manager = engine.checkpoint_manager
+    for saved in RANKS:
+        folder = out / str(saved)
+        assert ranks_of(folder) == saved
+        load_on_other_ranks(manager, folder)
+        if rank == 0:
+            shards = [p for p in engine.module.parameters() if isinstance(p, DTensor)]
+            moments = [s["exp_avg"] for s in engine.optimizer.state.values()]
+            assert all(m.placements == p.placements for m, p in zip(moments, shards, strict=True))
+        states = states_around_an_update(engine, rank, world)
+        if rank == 0:
+            torch.save(states, out / f"{saved}_on_{world}.pt")
+        dist.barrier()
+
+
+def main() -> None:
+    model_dir, out, port = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+    for number, (work, world) in enumerate([(work, world) for work in (save, load) for world in RANKS]):
+        on_ranks(work, model_dir, out, port=port + number, world=world)
+
+
+if __name__ == "__main__":
+    main()
