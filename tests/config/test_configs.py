@@ -396,7 +396,7 @@ RESUMED = {
     "algo=grpo resume_changes=[algo_name]": "holder is None",
     "actor_rollout_ref.actor.optim.lr=1e-3 resume_changes=[actor_rollout_ref.actor.optim.lr]": None,
     "trainer.n_gpus_per_node=2": None,
-    "trainer.n_gpus_per_node=2 critic.enable=true resume_changes=[critic]": "trainer.nnodes x n_gpus_per_node is 2; allowed is 1",
+    "trainer.n_gpus_per_node=2 critic.enable=true resume_changes=[critic]": "trainer.nnodes x n_gpus_per_node is 2; allowed",
     "trainer.n_gpus_per_node=2 actor_rollout_ref.actor.strategy=fsdp resume_changes=[*.strategy]": "trainer.nnodes x n_gpus",
     "trainer.resume_mode=disable": "trainer.resume_mode is 'disable'; allowed is auto, since ",
     "trainer.resume_mode=disable run=another": None,

@@ -59,6 +59,8 @@ class Fault:
     """Done to the newest checkpoint of the copied run before it is started."""
     prefix: Callable[[Path], list[str]] | None = None
     nodes: int = 1
+    ranks: int = 1
+    """On each node, of the undisturbed run."""
     overrides: tuple[str, ...] = ()
     statuses: tuple[int, ...] | None = None
     """What the command must end with each time, where that is fixed."""
@@ -180,6 +182,7 @@ def free_disk(run: Run) -> Blow:
     return Path(f"/proc/{run.process.pid}/root{run.run_dir}/checkpoints/ballast").unlink
 
 
+RANKS = "trainer.n_gpus_per_node="
 TO_FREEZE = {
     "trainer": "TaskRunnerV1",
     "actor worker": "ray::WorkerDict",
@@ -223,6 +226,10 @@ FAULTS = [
     Fault("vLLM engine frozen, then SIGTERM", partial(freeze_and_stop, "VLLM::EngineCore"), statuses=(75, 0)),
     Fault("trainer frozen, then SIGTERM", partial(freeze_and_stop, "TaskRunnerV1"), statuses=(75, 0)),
     Fault("SIGTERM", sigterm, statuses=(75, 0)),
+    *(
+        Fault(f"resumed on {here} ranks instead of {ranks}", ranks=ranks, overrides=(RANKS + str(here),), statuses=(0,))
+        for ranks, here in ((1, 2), (2, 1), (4, 2))
+    ),
     Fault(
         "rewards that are NaN",
         overrides=(
@@ -308,10 +315,11 @@ def judge(fault: Fault, run: Run, expected: list[dict[str, float]], statuses: li
     return wrong[0] if wrong else None
 
 
-def undisturbed(folder: Path, nodes: int) -> Run:
+def undisturbed(folder: Path, nodes: int, ranks: int) -> Run:
     """The run that all others are compared with."""
     folder.mkdir()
-    reference = (TwoNodeRun if nodes == 2 else Run)(folder, [*smallest_run(folder), *SETTINGS, "keep_checkpoints=10"])
+    overrides = [*smallest_run(folder), *SETTINGS, f"{RANKS}{ranks}", "keep_checkpoints=10"]
+    reference = (TwoNodeRun if nodes == 2 else Run)(folder, overrides)
     reference.start()
     if reference.wait() != 0:
         raise RuntimeError(f"the undisturbed run failed:\n{reference.said[-3000:]}")
@@ -331,12 +339,13 @@ def main() -> None:
     faults = [fault for fault in FAULTS if arguments.only is None or fault.name in arguments.only]
     rng, rows = random.Random(arguments.seed), []
     base = Path(tempfile.mkdtemp(prefix="f", dir="/tmp"))  # a short path, for sockets
-    references = {n: undisturbed(base / f"r{n}", n) for n in sorted({fault.nodes for fault in faults})}
+    shapes = sorted({(fault.nodes, fault.ranks) for fault in faults})
+    references = {(n, ranks): undisturbed(base / f"r{n}{ranks}", n, ranks) for n, ranks in shapes}
     for number, fault in enumerate(faults):
         outcomes = []
         for time_ in range(arguments.times):
             folder = base / f"{number}.{time_}"
-            outcomes.append(trial(fault, references[fault.nodes], folder, rng))
+            outcomes.append(trial(fault, references[fault.nodes, fault.ranks], folder, rng))
             print(f"{fault.name}: {outcomes[-1]}", file=sys.stderr, flush=True)
             if outcomes[-1].problem is None:
                 shutil.rmtree(folder)

@@ -1,8 +1,8 @@
 """Run by test_engine.py: gradients and metrics of one mini-batch through verl's real FSDP2 engine.
 
 python engine_gradients.py MODEL_DIR OUT PORT WORLD_SIZE-LAYOUT ..., with VERL_PLATFORM=cpu; LAYOUT is padded or packed. Ranks
-are forked, so that verl is imported once. Writes OUT/WORLD_SIZE-LAYOUT.pt: for every clip level of CLIP_LEVELS and every way of
-splitting (micro-batch sizes 1, 3 and 8 where they divide a rank's share; dynamic), the full gradient and the metrics.
+are forked, so that verl is imported once. Writes OUT/WORLD_SIZE-LAYOUT.pt: for every clip level of CLIP_LEVELS and every way
+of splitting (micro-batch sizes 1, 3 and 8 where they divide a rank's share; dynamic), the full gradient and the metrics.
 """
 
 import multiprocessing
