@@ -62,6 +62,9 @@ class Fault:
     ranks: int = 1
     """On each node, of the undisturbed run."""
     overrides: tuple[str, ...] = ()
+    """{folder}: the trial's."""
+    variables: tuple[tuple[str, str], ...] = ()
+    """Of the command's environment."""
     statuses: tuple[int, ...] | None = None
     """What the command must end with each time, where that is fixed."""
     look: Callable[[Run], str | None] | None = None
@@ -105,6 +108,27 @@ def kill_second_node(run: Run) -> Blow:
         if f"--node_ip_address={OTHER}" in raylet.cmdline():
             return raylet.kill
     raise LookupError("no second node to kill")
+
+
+def lose_second_node_and_get_it_back(run: Run) -> Blow:
+    """Its launcher joins again by itself; until the run has noticed, no reward is given."""
+    kill_raylet, gate = kill_second_node(run), run.folder / "gate"
+
+    def blow() -> None:
+        gate.write_text("0")
+        kill_raylet()
+        run.wait_until(lambda: "the run is on 1 of 2 nodes" in run.said)
+        run.wait_until(lambda: "2 nodes are there" in run.said)
+        gate.unlink()
+
+    return blow
+
+
+def went_on_with_one_node_and_with_two(run: Run) -> str | None:
+    said = [line for line in run.said.splitlines() if line.startswith("the run is on ")]
+    if said != [f"the run is on {nodes} of 2 nodes" for nodes in (2, 1, 2)] or run.last_step() != STEPS:
+        return f"{said}, last step {run.last_step()}"
+    return None
 
 
 def sigterm(run: Run) -> Blow:
@@ -210,6 +234,18 @@ FAULTS = [
     Fault("process to fork from killed", partial(kill, "holderpo: fork server")),
     Fault("Ray node killed", partial(kill, "raylet/raylet")),
     Fault("second of two Ray nodes killed", kill_second_node, nodes=2),
+    Fault(
+        "second of two nodes lost, and back",
+        lose_second_node_and_get_it_back,
+        nodes=2,
+        overrides=(
+            "+reward.custom_reward_function.reward_kwargs.gate={folder}/gate",
+            "resume_changes=[reward.custom_reward_function.reward_kwargs]",
+        ),
+        variables=(("MIN_NODES", "1"),),
+        statuses=(0,),
+        look=went_on_with_one_node_and_with_two,
+    ),
     Fault("Ray's GCS killed", partial(kill, "gcs/gcs_server")),
     Fault("driver killed while saving", partial(kill, None), saving=True),
     Fault("trainer killed while saving", partial(kill, "TaskRunnerV1"), saving=True),
@@ -286,7 +322,7 @@ def trial(fault: Fault, reference: Run, folder: Path, rng: random.Random) -> Out
     if fault.damage is not None:
         start += SAVE_EVERY  # the newest is damaged, the one before is good
     run = copied(reference, folder, start)
-    run.overrides = [*run.overrides, *fault.overrides]
+    run.overrides = [*run.overrides, *(given.format(folder=folder) for given in fault.overrides)]
     if fault.damage is not None:
         fault.damage(run.checkpoints()[0])
     if fault.prefix is not None:
@@ -294,7 +330,7 @@ def trial(fault: Fault, reference: Run, folder: Path, rng: random.Random) -> Out
     statuses: list[int] = []
     try:
         while len(statuses) < MAX_STARTS and statuses[-1:] != [0] and tuple(statuses) != fault.statuses:
-            run.start()
+            run.start(dict(fault.variables))
             if fault.aim is not None and not statuses:
                 strike_at_random(run, fault, rng, step_s)
             statuses.append(run.wait())

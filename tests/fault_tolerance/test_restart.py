@@ -9,6 +9,7 @@ import ray
 from omegaconf import DictConfig, OmegaConf
 from ray.exceptions import RayTaskError
 
+from recipe.holderpo.fault_tolerance import restart
 from recipe.holderpo.fault_tolerance.checkpoint import Checkpoint, commit, step_folders
 from recipe.holderpo.fault_tolerance.collapse import Collapsed
 from recipe.holderpo.fault_tolerance.restart import lost_process, with_restarts
@@ -104,6 +105,32 @@ def test_gives_up(
         with_restarts(train, config(tmp_path, restarts), None)
     assert called == calls
     assert ("there is no checkpoint yet" in capsys.readouterr().err) == (calls > 1)
+
+
+@pytest.mark.parametrize(("nodes", "there"), [((1, 1), True), ((1,), False), ((1, 0), False)])
+def test_a_run_whose_node_is_gone_is_not_started_again_here(
+    nodes: tuple[int, ...], there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two nodes with one GPU each; the other one may still be on Ray's books for a while."""
+    handler = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(restart, "SETTLE_SECONDS", 0.3)
+    monkeypatch.setattr(restart, "POLL_SECONDS", 0.1)
+    monkeypatch.setattr(ray, "init", lambda **_: signal.signal(signal.SIGTERM, signal.SIG_IGN))
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    looks = iter([(1, 1), *[nodes] * 100])
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"GPU": gpus}} for gpus in next(looks)])
+    two_nodes = config(tmp_path, 1)
+    two_nodes.ray_kwargs = {"ray_init": {"address": "127.0.0.2:6379"}}
+    two_nodes.trainer = {**two_nodes.trainer, "nnodes": 2, "n_gpus_per_node": 1}
+    calls = []
+
+    def train(_: DictConfig, checkpoint: Checkpoint | None) -> None:
+        calls.append(checkpoint)
+        raise lost()
+
+    with pytest.raises(RuntimeError, match="ActorDiedError"):
+        with_restarts(train, two_nodes, None)
+    assert len(calls) == 1 + there and signal.getsignal(signal.SIGTERM) is handler
 
 
 def test_an_interrupt_is_no_lost_process(tmp_path: Path) -> None:

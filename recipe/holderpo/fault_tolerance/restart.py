@@ -1,13 +1,15 @@
 """A run that lost one of its processes resumes from its last checkpoint by itself."""
 
 import math
+import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import ray
-from omegaconf import DictConfig
-from ray.exceptions import RayTaskError
+from omegaconf import DictConfig, OmegaConf
+from ray.exceptions import RayError, RayTaskError
 
 from recipe.holderpo.fault_tolerance.checkpoint import Checkpoint, delete_from
 from recipe.holderpo.fault_tolerance.collapse import Collapsed
@@ -23,6 +25,10 @@ LOST = (
     "OwnerDiedError",
     "EngineDeadError",
 )
+
+
+SETTLE_SECONDS, POLL_SECONDS = 30.0, 1.0
+"""For Ray to notice that a node is gone: its health checks take some 20 s."""
 
 
 def lost_process(error: BaseException) -> str | None:
@@ -59,6 +65,8 @@ def with_restarts(
             if reason is None or left == 0:
                 raise
             ray.shutdown()
+            if not nodes_are_there(config):
+                raise
             print(f"{reason}; restarts left: {left - 1}", file=sys.stderr, flush=True)
             own = newest_checkpoint(config, before)
             if before < math.inf:
@@ -68,6 +76,31 @@ def with_restarts(
             elif own is None and checkpoint is None:
                 print("there is no checkpoint yet: the run begins again", file=sys.stderr, flush=True)
             checkpoint = own or checkpoint
+
+
+def nodes_are_there(config: DictConfig) -> bool:
+    """Whether the cluster still has the nodes that the run needs; False also where it cannot be asked. A Ray of the run's own
+    needs none.
+
+    A lost node is on Ray's books for a while, and a run that started again would wait for it without end."""
+    address = OmegaConf.select(config, "ray_kwargs.ray_init.address")
+    if address in (None, "local"):
+        return True
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        signal.signal(signal.SIGTERM, handler)  # which `ray.init` has replaced
+        end = time.monotonic() + SETTLE_SECONDS
+        while time.monotonic() < end:
+            gpus = [node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"]]
+            if sum(number >= config.trainer.n_gpus_per_node for number in gpus) < config.trainer.nnodes:
+                return False
+            time.sleep(POLL_SECONDS)
+        return True
+    except (ConnectionError, RuntimeError, RayError):
+        return False
+    finally:
+        ray.shutdown()
 
 
 def _reason(error: Exception, config: DictConfig) -> tuple[str | None, float]:

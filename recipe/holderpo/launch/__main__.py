@@ -29,7 +29,7 @@ from recipe.holderpo.fault_tolerance.signals import (
     report_sigterm,
     wait_forwarding,
 )
-from recipe.holderpo.launch import cluster
+from recipe.holderpo.launch import cluster, elastic
 from recipe.holderpo.launch.settings import Node, address_of, legacy_overrides, read_node
 from recipe.holderpo.startup.server import ForkServer
 
@@ -98,7 +98,11 @@ def drive(overrides: Sequence[str], environment: dict[str, str]) -> int:
 
 def head(node: Node, overrides: Sequence[str]) -> int:
     with ray_head(node, checked(overrides)) as (environment, attach):
-        status = drive([*overrides, *attach], environment)
+        if node.least < node.nodes:
+            with elastic.counting_nodes(f"{node.address}:{node.port}") as count:
+                status = elastic.drive(node, count, overrides, attach, environment)
+        else:
+            status = drive([*overrides, *attach], environment)
         if status not in [*ExitStatus]:
             raise RunFailed(status)  # keeps Ray's logs
         return status
@@ -154,7 +158,9 @@ def join(node: Node, overrides: Sequence[str]) -> int:
         while not cluster.has_token(environment) and time.monotonic() < deadline:
             time.sleep(cluster.POLL_SECONDS)
         cluster.ensure_token(environment, make=False)
-        for _ in range(cluster.STARTS):
+        tries = 0
+        while tries < cluster.STARTS:
+            tries += 1
             cluster.wait_for_head(node)
             # Slurm signals all nodes at once. This one's part of the model is still to be saved; it ends with the head's
             # cluster.
@@ -164,7 +170,11 @@ def join(node: Node, overrides: Sequence[str]) -> int:
                 print(f"joining {node.head}:{node.port} ...", flush=True)
                 output, _ = ray_start.communicate()  # until the head takes the cluster down
             if "Ray runtime started" in output:
-                return 0
+                if node.least == node.nodes or not cluster.head_answers(node):
+                    return 0
+                print("this node has lost the cluster, which is there: it joins again", flush=True)
+                tries = 0
+                continue
             reason = cluster.reason(output)
             if "token" in reason.lower():
                 break

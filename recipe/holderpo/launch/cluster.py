@@ -159,6 +159,16 @@ def wait_for_head(node: Node, ray_start: "subprocess.Popen[str] | None" = None) 
             time.sleep(POLL_SECONDS)
 
 
+def head_answers(node: Node) -> bool:
+    """Whether the cluster is still there, once a head that takes it down has had the time for it."""
+    time.sleep(2 * STOP_SECONDS)
+    try:
+        with socket.create_connection((node.head, node.port), timeout=5):
+            return True
+    except OSError:
+        return False
+
+
 def check_running(node: Node, ray_start: "subprocess.Popen[str]") -> None:
     """Raises HeadEnded if the head's `ray start` has ended, as it does when one of Ray's processes crashes at its start."""
     if ray_start.poll() is not None:
@@ -195,7 +205,8 @@ def attach(node: Node, ray_start: "subprocess.Popen[str]") -> None:
 
 
 def wait_for_nodes(node: Node, gpus: int) -> None:
-    """Until NNODES nodes with `gpus` GPUs each are there. To be called where `ray.init` has attached to the cluster.
+    """Until NNODES nodes with `gpus` GPUs each are there, or after `node.wait_s` at least MIN_NODES. To be called where
+    `ray.init` has attached to the cluster.
 
     Raises ConfigError after `node.wait_s` with what is missing, and at once for a node with too few GPUs."""
     import ray
@@ -211,6 +222,8 @@ def wait_for_nodes(node: Node, gpus: int) -> None:
         if len(alive) >= node.nodes:
             return
         if time.monotonic() > deadline:
+            if len(alive) >= node.least:
+                return
             raise ConfigError(
                 f"NNODES is {node.nodes}; after {node.wait_s:.0f} s {len(alive)} joined ({', '.join(sorted(alive))}), "
                 f"{node.nodes - len(alive)} did not: are they started, with this head's address and its token?"

@@ -39,6 +39,12 @@ class Node:
     port: int = 6379
     wait_s: float = 600.0
     """How long the head waits for the other nodes, and they for the head."""
+    min_nodes: int | None = None
+    """The run goes on with so many of them; None: with all alone."""
+
+    @property
+    def least(self) -> int:
+        return self.nodes if self.min_nodes is None else self.min_nodes
 
 
 def _whole(environment: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:
@@ -89,8 +95,8 @@ def address_of(name: str, host: str) -> str:
 
 
 def read_node(environment: Mapping[str, str]) -> Node:
-    """NNODES, NODE_RANK, HEAD_ADDR, NODE_ADDR, RAY_PORT and NODE_WAIT_S; where they are not set, Slurm's variables. An empty
-    one is not set.
+    """NNODES, MIN_NODES, NODE_RANK, HEAD_ADDR, NODE_ADDR, RAY_PORT and NODE_WAIT_S; where they are not set, Slurm's
+    variables. An empty one is not set.
 
     Raises ConfigError with one line that names the variable."""
     merged = {name: value for name, value in environment.items() if value}
@@ -119,6 +125,7 @@ def read_node(environment: Mapping[str, str]) -> Node:
         address=address_of(own, merged[own]) if own else None,
         port=_whole(merged, "RAY_PORT", 6379, 1, 65535),
         wait_s=float(_whole(merged, "NODE_WAIT_S", 600, 1, 10**6)),
+        min_nodes=_whole(merged, "MIN_NODES", nodes, 1, nodes) if "MIN_NODES" in merged else None,
     )
 
 
