@@ -6,6 +6,7 @@ trainer, show progress, draw the curves. Nothing heavy is imported before the co
 
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from functools import partial
@@ -86,9 +87,11 @@ def train_and_report(config: DictConfig, checkpoint: Checkpoint | None, server: 
     """Train to the last step and report; or exit with the status that says why the run is not finished."""
     interrupt_on_sigint()
     import ray
+    from ray.exceptions import RayError
 
-    from recipe.holderpo.fault_tolerance.restart import unwrapped, with_restarts
+    from recipe.holderpo.fault_tolerance.restart import lost_process, unwrapped, with_restarts
 
+    run_dir = Path(config.run_dir)
     stop = StopRequest(config.run_dir, config.stop_grace_s)
     try:
         with stop:
@@ -103,6 +106,15 @@ def train_and_report(config: DictConfig, checkpoint: Checkpoint | None, server: 
     except (Collapsed, NotFinite) as error:
         print(f"error: {unwrapped(error)} (guard in the config says when to stop)", file=sys.stderr)
         sys.exit(ExitStatus.GUARD)
+    except (RayError, RuntimeError) as error:
+        lost = lost_process(error)
+        if lost is None:
+            raise
+        with _output_to(run_dir / "driver.log"):
+            traceback.print_exc()
+        print(f"error: lost a process ({lost}); {run_dir}/driver.log has the details", file=sys.stderr)
+        print(how_to_resume(config, sys.argv, os.environ))
+        sys.exit(1)
     except KeyboardInterrupt:
         print("\nstopping ...", flush=True)
         ray.shutdown()

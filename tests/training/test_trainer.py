@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,9 +14,10 @@ from omegaconf import OmegaConf
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 
 from holderpo_core import Schedule, ScheduledP
-from recipe.holderpo.config.settings import GuardSettings
+from recipe.holderpo.config.settings import GuardSettings, StallSettings
 from recipe.holderpo.fault_tolerance.checkpoint import newest_complete, read_manifest
 from recipe.holderpo.fault_tolerance.collapse import Collapsed, CollapseDetector, NotFinite
+from recipe.holderpo.fault_tolerance.progress import Progress
 from recipe.holderpo.fault_tolerance.signals import STOP_REQUEST, Stopped
 from recipe.holderpo.report.record import RunRecord, read_metrics
 from recipe.holderpo.training import trainer as trainer_module
@@ -107,6 +109,7 @@ class Batch(SimpleNamespace):
 def make_trainer(tmp_path: Path, step: int = 0, **guard: Any) -> HolderTrainerSync:
     """A trainer of a run of five steps with p from 2 to -2, as it is after `init` and `step` steps."""
     trainer = object.__new__(HolderTrainerSync)
+    trainer.progress = Progress(StallSettings(), tmp_path / "micro_batches")
     trainer.config = OmegaConf.create(
         {
             "run_dir": str(tmp_path),
@@ -301,6 +304,27 @@ def test_a_failed_save_that_nothing_would_make_up_for_is_an_error(
         trainer._save_checkpoint()
 
 
+def test_saves_and_validations_are_phases_of_the_step_in_progress(
+    verl: type[Recorded], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, seen = make_trainer(tmp_path), list[str]()
+    verls_save = PPOTrainer._save_checkpoint
+
+    def note(phase_of: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def noted(self: Any) -> Any:
+            seen.append(trainer.progress.status().phase)
+            return phase_of(self)
+
+        return noted
+
+    monkeypatch.setattr(PPOTrainer, "_save_checkpoint", note(verls_save))
+    monkeypatch.setattr(PPOTrainer, "_validate", note(lambda self: {}))
+    train_step(trainer)
+    trainer._save_checkpoint()
+    trainer._validate()
+    assert seen == ["save_checkpoint", "testing"]
+
+
 def test_sigterm_saves_the_step_in_progress_and_stops(
     verl: type[Recorded], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -317,6 +341,7 @@ def test_sigterm_saves_the_step_in_progress_and_stops(
     trainer.global_steps = 2
     with pytest.raises(Stopped, match="stopped at step 2"):
         trainer.step({}, {})
+    assert trainer.progress.status().step == 2
     assert verl.saves == 1 and read_manifest(tmp_path / "checkpoints/global_step_2")["step"] == 2
     trainer.global_steps = TOTAL
     trainer.step({}, {})  # the last step: it ends by itself

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
@@ -113,7 +114,10 @@ def stall_checks(
                 said = True
                 print(_asked_to_stop(look), file=console, flush=True)
             if (why := why_stuck(look, settings, time.monotonic(), grace_s if is_stopping else None)) is not None:
-                stalled.append(Stalled(_with_stacks(why, run_dir, console), is_stopping))
+                message = _with_stacks(why, run_dir, console)
+                if not own_ray:
+                    _within(2 * NODE_SECONDS, partial(_write_other_nodes, run_dir / STALLS))
+                stalled.append(Stalled(message, is_stopping))
                 if own_ray:
                     end_processes(keep)
                 return interrupt()
@@ -138,26 +142,22 @@ def _asked_to_stop(look: Look) -> str:
 
 
 def _with_stacks(why: str, run_dir: Path, console: TextIO) -> str:
-    """Write the stacks of all processes of the run, on all its nodes; the message of `Stalled`.
+    """Write the stacks of all processes of the run on this node; the message of `Stalled`.
 
     Where the disk does not answer, nothing is left to do for this process: it ends here."""
     found = stacks.stacks(stacks.processes_of_run())
     trouble = [str(one) for one in found if one.trouble is not None]
     folder = run_dir / STALLS / time.strftime("%Y%m%d-%H%M%S")
-    reports = {socket.gethostname(): stacks.report(found)}
 
     def write() -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, text in reports.items():
-            (folder / f"{name}.txt").write_text(text)
+        (folder / f"{socket.gethostname()}.txt").write_text(stacks.report(found))
 
     message = f"stuck: {why}" + (f"; {', '.join(trouble[:3])}" if trouble else "")
     if not _within(DISK_SECONDS, write):
         print(f"error: {message}; and {run_dir} does not answer: nothing can be saved or read there", file=console)
         end_processes()
         os._exit(1)
-    for node, text in _other_nodes().items():
-        (folder / f"{node}.txt").write_text(text)
     return f"{message}; stacks: {folder}"
 
 
@@ -169,14 +169,12 @@ def _within(seconds: float, work: Callable[[], None]) -> bool:
     return not thread.is_alive()
 
 
-def _other_nodes() -> dict[str, str]:
-    """Address -> stacks of the run's processes there, or that the node does not answer."""
+def _write_other_nodes(stalls: Path) -> None:
+    """Beside this node's stacks, those of the others: ADDRESS.txt. Where Ray's GCS is what is stuck, this does not return."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    if not ray.is_initialized():
-        return {}
-    own, reports = ray.get_runtime_context().get_node_id(), {}
+    own, folder = ray.get_runtime_context().get_node_id(), max(stalls.iterdir())
     nodes = {
         node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"] and node["NodeID"] != own
     }
@@ -186,10 +184,11 @@ def _other_nodes() -> dict[str, str]:
         .remote(): address
         for node, address in nodes.items()
     }
-    answered, _ = ray.wait([*calls], num_returns=len(calls), timeout=NODE_SECONDS) if calls else ([], [])
-    for call, address in calls.items():
-        reports[address] = ray.get(call) if call in answered else f"{address} does not answer\n"
-    return reports
+    if calls:
+        answered, _ = ray.wait([*calls], num_returns=len(calls), timeout=NODE_SECONDS)
+        for call, address in calls.items():
+            text = ray.get(call) if call in answered else f"{address} does not answer\n"
+            (folder / f"{address}.txt").write_text(text)
 
 
 def _report_here() -> str:
