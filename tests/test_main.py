@@ -14,6 +14,7 @@ from recipe.holderpo.fault_tolerance import restart
 from recipe.holderpo.fault_tolerance.collapse import Collapsed, NotFinite
 from recipe.holderpo.fault_tolerance.command import COMMAND_VARIABLE, how_to_resume
 from recipe.holderpo.fault_tolerance.signals import Stopped
+from recipe.holderpo.fault_tolerance.stalls import Stalled
 
 
 def config(tmp_path: Path, nodes: int = 1) -> DictConfig:
@@ -30,6 +31,9 @@ def config(tmp_path: Path, nodes: int = 1) -> DictConfig:
         (Collapsed("entropy is 0, below 0.1", 7), 3, "error: entropy is 0, below 0.1 (guard in the config"),
         (NotFinite("the update of step 7 was not finite"), 3, "error: the update of step 7 was not finite"),
         (Stopped("stopped at step 7"), 75, "stopped at step 7, and saved; to resume from the last checkpoint: "),
+        (Stalled("stuck: step 7 has made no progress"), 1, "error: stuck: step 7 has made no progress\n"),
+        (Stalled("stuck: step 7", stopping=True), 75, "error: stuck: step 7, and not saved\n"),
+        (RuntimeError("ray.exceptions.ActorDiedError: dead"), 1, "error: lost a process (ActorDiedError); "),
         (KeyboardInterrupt(), 130, "stopped; to resume from the last checkpoint: "),
     ],
 )
