@@ -40,6 +40,8 @@ SETTINGS = (
     "actor_rollout_ref.actor.optim.lr=1e-3",
     "actor_rollout_ref.actor.optim.lr_warmup_steps=4",
     "stall.floor_s=30",
+    "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4",  # so that four ranks have a whole number, too
+    "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=8",
 )
 MAX_STARTS = 4
 PARTS = ("actor", "actor/model_*.pt", "actor/optim_*.pt", "data.pt")  # of a checkpoint, as they are written

@@ -15,6 +15,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import ActorDiedError, RayTaskError
 
 from recipe.holderpo.fault_tolerance.liveness import check_alive, liveness_checks
+from recipe.holderpo.report.finished import note_finished
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -30,6 +31,9 @@ class Worker:
 
     def work(self, seconds: float) -> None:
         time.sleep(seconds)
+
+    def finish(self) -> None:
+        note_finished()
 
     def lose_engine(self) -> None:
         self.engine = SimpleNamespace(errored=True, dead_error=RuntimeError("the engine"))
@@ -100,6 +104,17 @@ def test_a_busy_one_is_not_lost(workers: list[ActorHandle]) -> None:
         time.sleep(2)
     check_alive(workers, seconds=0.2)
     ray.kill(workers[0])
+
+
+def test_what_each_has_finished_is_passed_on(workers: list[ActorHandle]) -> None:
+    noted = []
+    with liveness_checks(lambda: workers, lambda process, value: noted.append((process, value)), every=0.1):
+        while len(noted) < 6:
+            time.sleep(0.1)
+        ray.get(workers[1].finish.remote())
+        while (workers[1], (1, 0)) not in noted:
+            time.sleep(0.1)
+    assert {process for process, _ in noted} == {*workers} and (workers[0], (0, 0)) in noted
 
 
 def test_after_it_nothing_is_interrupted(workers: list[ActorHandle]) -> None:

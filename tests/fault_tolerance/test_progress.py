@@ -1,5 +1,6 @@
 """What counts as progress, and after how long without it a run is taken for stuck."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from recipe.holderpo.fault_tolerance.progress import (
     Progress,
     Status,
     bytes_below,
+    progress_reports,
     read_status,
     write_status,
 )
@@ -93,7 +95,7 @@ def test_a_phases_own_source_is_asked_while_it_lasts(progress: Progress, clock: 
         (tmp_path / "deep").mkdir()
         (tmp_path / "deep" / "shard").write_bytes(bytes(12))
         progress.ask_sources()
-        assert progress.status().seconds == 0.0 and bytes_below(tmp_path) == 12 + (tmp_path / "deep").stat().st_size
+        assert progress.status().seconds == 0.0 and bytes_below(tmp_path) == 12
     clock.now += 5
     (tmp_path / "deep" / "other").write_bytes(bytes(12))
     progress.ask_sources()
@@ -138,6 +140,34 @@ def test_a_disk_without_room_still_shows_that_the_trainer_is_there(tmp_path: Pat
     assert read == status and written > before
 
 
+def test_a_folder_that_goes_meanwhile_does_not_end_the_reports(
+    progress: Progress, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recipe.holderpo.fault_tolerance.progress.EVERY_SECONDS", 0.02)
+    calls = []
+
+    def source() -> int:
+        calls.append(True)
+        raise FileNotFoundError("pruned")
+
+    with progress_reports(progress, tmp_path):
+        with progress.phase("save_checkpoint", source):
+            while len(calls) < 3:
+                time.sleep(0.01)
+        while read_status(tmp_path)[0] is None:
+            time.sleep(0.01)
+
+
+def test_time_in_which_nothing_ran_is_forgiven(progress: Progress, clock: Clock) -> None:
+    clock.now += 500
+    progress.forgive(480.0)
+    assert progress.status().seconds == 20.0
+
+
+def test_a_disk_without_room_ends_no_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    MicroBatches(tmp_path / "no such folder" / "file")("module", "inputs")
+
+
 # What the driver makes of it
 
 
@@ -150,7 +180,12 @@ def look(seconds: float, limit: float | None = 100.0, median: float | None = Non
     [
         (look(99.0), 1.0, None, None),
         (look(101.0), 1.0, None, "step 7 has made no progress for 101 s in gen"),
-        (look(401.0, 400.0, 40.0), 1.0, None, "step 7 has made no progress for 401 s in gen, which takes 40 s else"),
+        (
+            look(401.0, 400.0, 40.0),
+            1.0,
+            None,
+            "step 7 has made no progress for 401 s in gen, which otherwise takes 40 s",
+        ),
         (look(399.0, 400.0, 40.0), 1.0, None, None),
         (look(0.0), 99.0, None, None),
         (look(0.0), 101.0, None, "the trainer's process has reported nothing for 101 s (the last: step 7, gen)"),
@@ -159,8 +194,14 @@ def look(seconds: float, limit: float | None = 100.0, median: float | None = Non
         (look(21.0), 1.0, 100.0, "step 7 has made no progress for 21 s in gen"),
         (look(19.0), 1.0, 100.0, None),
         (look(29.0, 100.0, 10.0), 1.0, 100.0, None),
-        (look(31.0, 100.0, 10.0), 1.0, 100.0, "step 7 has made no progress for 31 s in gen, which takes 10 s else"),
+        (
+            look(31.0, 100.0, 10.0),
+            1.0,
+            100.0,
+            "step 7 has made no progress for 31 s in gen, which otherwise takes 10 s",
+        ),
         (look(99.0), 1.0, 600.0, None),
+        (look(99.0, 100.0, phase="save_checkpoint"), 99.0, 100.0, None),
         (look(900.0, 1000.0, phase="start"), 1.0, 100.0, None),
         (look(0.0), 21.0, 100.0, "the trainer's process has reported nothing for 21 s (the last: step 7, gen)"),
     ],

@@ -1,5 +1,8 @@
 """A run that goes on with the nodes that are left and takes in those that come: with drivers that are small scripts."""
 
+import os
+import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,11 +19,14 @@ act=$(sed -n "$(wc -l < {folder}/started)p" {folder}/acts)
 if [ "$act" = wait ]; then
     trap 'exit 75' TERM
     touch {folder}/waiting
-    while true; do sleep 0.05; done
+    while [ ! -e {folder}/stop ]; do sleep 0.05; done
+    rm {folder}/stop
+    exit 75
 fi
 exit "$act"
 """
 Acts = Callable[..., None]
+Drive = Callable[..., int]
 
 
 @pytest.fixture
@@ -58,40 +64,86 @@ def counts(folder: Path, *by_start: int) -> Callable[[], int]:
     return count
 
 
-def drive(count: Callable[[], int], nodes: int = 2, least: int = 1, wait_s: float = 30.0) -> int:
-    node = Node(nodes=nodes, min_nodes=least, wait_s=wait_s)
-    return elastic.drive(node, count, ["a=1"], ["b=2"], {"PATH": "/usr/bin:/bin"})
+@pytest.fixture
+def drive(acts: Acts, tmp_path: Path) -> Iterator[Callable[..., int]]:
+    before = signal.getsignal(signal.SIGTERM)
+
+    def start(count: Callable[[], int], nodes: int = 2, least: int = 1, wait_s: float = 30.0) -> int:
+        node = Node(nodes=nodes, min_nodes=least, wait_s=wait_s)
+        return elastic.drive(node, count, ["a=1"], ["b=2"], {"PATH": "/usr/bin:/bin"}, tmp_path)
+
+    yield start
+    signal.signal(signal.SIGTERM, before)
 
 
-def test_without_a_loss_it_is_one_driver(acts: Acts, tmp_path: Path) -> None:
+def test_without_a_loss_it_is_one_driver(acts: Acts, drive: Drive, tmp_path: Path) -> None:
     acts(0)
     assert drive(counts(tmp_path, 2)) == 0 and started_on(tmp_path) == [2]
 
 
-def test_a_lost_node_is_gone_without(acts: Acts, tmp_path: Path) -> None:
+def test_a_lost_node_is_gone_without(acts: Acts, drive: Drive, tmp_path: Path) -> None:
     acts(1, 0)
     assert drive(counts(tmp_path, 3, 2), nodes=3) == 0 and started_on(tmp_path) == [3, 2]
 
 
-def test_an_error_on_nodes_that_are_all_there_is_the_runs(acts: Acts, tmp_path: Path) -> None:
+def test_an_error_on_nodes_that_are_all_there_is_the_runs(acts: Acts, drive: Drive, tmp_path: Path) -> None:
     acts(1)
     assert drive(counts(tmp_path, 2)) == 1 and started_on(tmp_path) == [2]
 
 
 @pytest.mark.parametrize("status", [ExitStatus.REFUSED, ExitStatus.GUARD, ExitStatus.STOPPED])
-def test_other_ends_are_ends(acts: Acts, tmp_path: Path, status: ExitStatus) -> None:
+def test_other_ends_are_ends(acts: Acts, drive: Drive, tmp_path: Path, status: ExitStatus) -> None:
     acts(int(status))
     assert drive(counts(tmp_path, 2, 1)) == status and started_on(tmp_path) == [2]
 
 
-def test_a_node_that_comes_is_taken_in(acts: Acts, tmp_path: Path) -> None:
+def test_a_node_that_comes_is_taken_in(acts: Acts, drive: Drive, tmp_path: Path) -> None:
     acts("wait", 0)
     waiting = tmp_path / "waiting"
     assert drive(lambda: 2 if waiting.exists() else 1) == 0 and started_on(tmp_path) == [1, 2]
 
 
+def test_sigterm_of_the_users_is_the_end_also_while_a_node_comes(
+    acts: Acts, drive: Drive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acts("wait", 0)
+    waiting = tmp_path / "waiting"
+
+    def usable(nodes: int, least: int, overrides: object) -> int:
+        if waiting.exists():
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.5)
+        return nodes if nodes >= least else 0
+
+    monkeypatch.setattr(elastic, "usable", usable)
+    assert drive(lambda: 2 if waiting.exists() else 1) == ExitStatus.STOPPED and started_on(tmp_path) == [1]
+
+
+def test_nodes_that_the_batches_leave_out_are_counted(acts: Acts, drive: Drive, tmp_path: Path) -> None:
+    """Three are there, of which two are used; one is lost, and two are left."""
+    acts(1, 0)
+    count = counts(tmp_path, 3, 2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(elastic, "usable", lambda nodes, least, overrides: 2 if nodes >= 2 >= least else 0)
+        assert drive(count, nodes=3) == 0
+    assert started_on(tmp_path) == [2, 2]
+
+
+def test_a_cluster_that_does_not_answer_for_a_moment_ends_nothing(acts: Acts, drive: Drive, tmp_path: Path) -> None:
+    acts("wait", 0)
+    waiting, failed = tmp_path / "waiting", []
+
+    def count() -> int:
+        if waiting.exists() and not failed:
+            failed.append(True)
+            raise ConnectionError("the GCS")
+        return 2 if waiting.exists() else 1
+
+    assert drive(count) == 0 and started_on(tmp_path) == [1, 2]
+
+
 def test_a_node_that_could_not_be_used_disturbs_nobody(
-    acts: Acts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    acts: Acts, drive: Drive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     acts("wait", 0)
     asked: list[tuple[int, int]] = []
@@ -107,7 +159,7 @@ def test_a_node_that_could_not_be_used_disturbs_nobody(
     assert started_on(tmp_path) == [2, 4] and (3, 3) in asked and asked.count((3, 3)) == 1
 
 
-def test_too_few_nodes_are_waited_for_and_then_an_error(acts: Acts, tmp_path: Path) -> None:
+def test_too_few_nodes_are_waited_for_and_then_an_error(acts: Acts, drive: Drive, tmp_path: Path) -> None:
     acts(0)
     with pytest.raises(ConfigError, match="MIN_NODES is 2; after 1 s 1 nodes are there"):
         drive(lambda: 1, nodes=3, least=2, wait_s=1.0)

@@ -117,6 +117,22 @@ def test_a_worker_is_as_a_new_python_would_be(server: ForkServer, tmp_path: Path
     assert forked["nice"] == 7 and forked["oom"] == "500" and forked["stdin"] == "input" and forked["threads"] == 1
 
 
+def test_each_job_has_a_server_of_its_own(server: ForkServer, tmp_path: Path) -> None:
+    """Ray would take a worker that was forked from another job's, which has ended, for a left-over and end it."""
+    script = tmp_path / "default_worker.py"
+    script.write_text("import os, sys; print(os.getppid(), os.environ['RAY_JOB_ID'], 'wave' in sys.modules)")
+    seen = []
+    for job in ("03000000", "04000000", "03000000"):
+        environment = os.environ | on_node(server) | {"RAY_JOB_ID": job}
+        done = run("bash", "-c", f"{INTERPRETER} {script} --worker-id=1", env=environment)
+        seen.append(done.stdout.split())
+    assert [(job, imported) for _, job, imported in seen] == [(j, "True") for j in ("03000000", "04000000", "03000000")]
+    (first, *_), (other, *_), (again, *_) = seen
+    assert first == again != other
+    parents = [psutil.Process(int(pid)).ppid() for pid in (first, other)]
+    assert parents == [server.process.pid] * 2
+
+
 def test_rays_ids_differ_between_forked_processes(tmp_path: Path) -> None:
     """Of the real server with all that it imports, in the main thread and in another one."""
     script = tmp_path / "default_worker.py"
@@ -180,7 +196,7 @@ def test_one_that_asks_and_goes_before_its_answer_costs_the_server_nothing(wait:
             ask(asking, ["-c", SPAWNED + "import time; time.sleep(600)"], wait)
         server.process.send_signal(signal.SIGCONT)
         assert start(server, "import sys; sys.exit(7)").wait() == 7
-        left = psutil.Process(server.process.pid).children()
+        left = [process for job in psutil.Process(server.process.pid).children() for process in job.children()]
         for process in left:
             process.kill() if not wait else wait_until(lambda: not process.is_running())  # noqa: B023
         assert server.process.poll() is None

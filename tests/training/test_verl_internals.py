@@ -188,6 +188,8 @@ def test_the_engines_state_is_where_liveness_looks_for_it() -> None:
         "from vllm.v1.engine.detokenizer import IncrementalDetokenizer\n"
         "from vllm.v1.engine.output_processor import OutputProcessor\n"
         "from recipe.holderpo.fault_tolerance.liveness import tokens_of\n"
+        "from vllm.v1.engine.output_processor import RequestState\n"
+        "assert 'detokenizer' in RequestState.__init__.__code__.co_names\n"
         "class Request: detokenizer = IncrementalDetokenizer()\n"
         "class Engine: output_processor = OutputProcessor(None, log_stats=False)\n"
         "Engine.output_processor.request_states |= {'a': Request(), 'b': Request()}\n"

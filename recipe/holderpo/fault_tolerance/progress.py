@@ -6,12 +6,14 @@ busy machine they come late, in a stuck run not at all.
 """
 
 import json
+import logging
+import os
 import statistics
 import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +21,13 @@ from typing import Any
 from recipe.holderpo.atomic import write_text
 from recipe.holderpo.config.settings import StallSettings
 
+logger = logging.getLogger(__name__)
+
 PROGRESS_FILE = "progress.json"
 MICRO_BATCHES = "HOLDERPO_MICRO_BATCHES"
 """Environment variable: the file that the first rank touches at its micro-batches, during which it answers no call."""
-EVERY_SECONDS = 1.0
-START = "start"
+EVERY_SECONDS, SUSPENDED_SECONDS = 1.0, 30.0
+START, SAVE = "start", "save_checkpoint"
 REMEMBERED = 50  # durations of each phase
 
 Source = Callable[[], Any]
@@ -39,7 +43,8 @@ class MicroBatches:
     def __call__(self, *_: Any) -> None:
         if (now := time.monotonic()) >= self.next:
             self.next = now + EVERY_SECONDS
-            self.file.touch()
+            with suppress(OSError):  # a full disk, or one that is away for a moment: no reason to end a step
+                self.file.touch()
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,11 @@ class Progress:
             if self._seen.get(source) != value:
                 self._seen[source], self._last = value, self._clock()
 
+    def forgive(self, seconds: float) -> None:
+        """So long this process was not running at all: suspended, and with it the others."""
+        with self._lock:
+            self._last += seconds
+
     def ask_sources(self) -> None:
         """Some ask a disk, which may not answer."""
         with self._lock:
@@ -127,9 +137,16 @@ def progress_reports(progress: Progress, run_dir: Path) -> Iterator[None]:
     done = threading.Event()
 
     def write() -> None:
+        before = time.monotonic()
         while not done.wait(EVERY_SECONDS):
-            progress.ask_sources()
-            write_status(run_dir, progress.status())
+            before, pause = time.monotonic(), time.monotonic() - before
+            if pause > SUSPENDED_SECONDS:
+                progress.forgive(pause)
+            try:
+                progress.ask_sources()
+                write_status(run_dir, progress.status())
+            except Exception:  # without reports the run would be taken for stuck
+                logger.exception("progress could not be reported")
 
     thread = threading.Thread(target=write, name="progress", daemon=True)
     thread.start()
@@ -148,7 +165,8 @@ def write_status(run_dir: Path, status: Status) -> None:
     try:
         write_text(file, json.dumps(asdict(status)))
     except OSError:  # a full disk; a file can be touched there, which says that the trainer is there
-        file.touch()
+        with suppress(OSError):
+            file.touch()
 
 
 def read_status(run_dir: Path) -> tuple[Status | None, int]:
@@ -171,9 +189,8 @@ def modified(file: Path) -> int:
 def bytes_below(folder: Path) -> int:
     """The size of all files below a folder, 0 where there is none; files that go meanwhile do not count."""
     total = 0
-    for file in folder.rglob("*"):
-        try:
-            total += file.stat().st_size
-        except OSError:
-            continue
+    for parent, _, names in os.walk(folder):  # which passes over folders that go meanwhile
+        for name in names:
+            with suppress(OSError):
+                total += os.stat(os.path.join(parent, name)).st_size
     return total

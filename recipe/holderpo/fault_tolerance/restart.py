@@ -14,6 +14,7 @@ from ray.exceptions import RayError, RayTaskError
 from recipe.holderpo.fault_tolerance.checkpoint import Checkpoint, delete_from
 from recipe.holderpo.fault_tolerance.collapse import Collapsed
 from recipe.holderpo.fault_tolerance.resume import newest_checkpoint
+from recipe.holderpo.fault_tolerance.signals import ExitStatus
 from recipe.holderpo.fault_tolerance.stalls import Stalled
 
 # Ray's and vLLM's names for it. An error that crossed processes has them in its text alone.
@@ -97,6 +98,8 @@ def nodes_are_there(config: DictConfig) -> bool:
                 return False
             time.sleep(POLL_SECONDS)
         return True
+    except SystemExit:  # Ray's handler for SIGTERM, which `ray.init` installs before it is done
+        sys.exit(ExitStatus.STOPPED)
     except (ConnectionError, RuntimeError, RayError):
         return False
     finally:

@@ -226,14 +226,19 @@ def _changed_keys(config: DictConfig, saved: Any) -> Iterator[str]:
 def _changed_ranks(config: DictConfig, saved: Any, step: int) -> Iterator[str]:
     """Shards of FSDP2's actor are divided anew (training/reshard.py)."""
     ranks, saved_ranks = (c.trainer.nnodes * c.trainer.n_gpus_per_node for c in (config, saved))
-    strategy, critic = config.actor_rollout_ref.actor.strategy, config.critic.enable
-    has_critic = config.algorithm.adv_estimator == "gae" if critic is None else critic
-    if ranks != saved_ranks and (strategy != "fsdp2" or has_critic):
-        why = "those of a critic" if has_critic else f"those of actor_rollout_ref.actor.strategy={strategy}"
+    if ranks != saved_ranks and (whose := undivided_shards(config)) is not None:
         yield (
             f"trainer.nnodes x n_gpus_per_node is {ranks}; allowed is {saved_ranks}: the checkpoint of step {step} has "
-            f"{saved_ranks} shards, one per device, and {why} are not divided anew"
+            f"{saved_ranks} shards, one per device, and those of {whose} are not divided anew"
         )
+
+
+def undivided_shards(config: DictConfig) -> str | None:
+    """Whose shards cannot be loaded on another number of devices; None: nobody's."""
+    strategy, critic = config.actor_rollout_ref.actor.strategy, config.critic.enable
+    if config.algorithm.adv_estimator == "gae" if critic is None else critic:
+        return "a critic"
+    return None if strategy == "fsdp2" else f"actor_rollout_ref.actor.strategy={strategy}"
 
 
 def _changed_length(config: DictConfig, began: int | None) -> Iterator[str]:

@@ -92,14 +92,24 @@ def interrupt_on_sigint() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def wait_forwarding(process: "subprocess.Popen[bytes]") -> int:
-    """Wait for a child process and return its exit status; SIGTERM and Ctrl-C are passed on to it."""
-    signal.signal(signal.SIGTERM, lambda *_: process.send_signal(signal.SIGTERM))
+def wait_forwarding(process: "subprocess.Popen[bytes]") -> tuple[int, bool]:
+    """Wait for a child process. SIGTERM and Ctrl-C are passed on to it.
+
+    Returns:
+        its exit status, and whether there was such a signal.
+    """
+    heard = []
+
+    def pass_on(number: int) -> None:
+        heard.append(number)
+        process.send_signal(number)
+
+    signal.signal(signal.SIGTERM, lambda *_: pass_on(signal.SIGTERM))
     while True:
         try:
-            return process.wait()
+            return process.wait(), bool(heard)
         except KeyboardInterrupt:
-            process.send_signal(signal.SIGINT)
+            pass_on(signal.SIGINT)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import fcntl
 import os
 import signal
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
@@ -36,9 +37,14 @@ def _mark() -> str:
 def write_stacks_on_signal() -> None:
     """To be called once in each process of a run; one that is forked from it has a file of its own. A handler that somebody
     else has set stays."""
-    if signal.getsignal(SIGNAL) is signal.SIG_DFL:
+    if signal.getsignal(SIGNAL) is not signal.SIG_DFL:
+        return
+    try:
         _take_signal()
-        os.register_at_fork(after_in_child=_take_signal)
+    except OSError as error:  # a limit on open files below ABOVE
+        print(f"holderpo: this process cannot write its stacks: {error}", file=sys.stderr)
+        return
+    os.register_at_fork(after_in_child=_take_signal)
 
 
 def _take_signal() -> None:

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ import psutil
 
 from recipe.holderpo.config.settings import StallSettings
 from recipe.holderpo.fault_tolerance import stacks
-from recipe.holderpo.fault_tolerance.progress import PROGRESS_FILE, START, Status, read_status
+from recipe.holderpo.fault_tolerance.progress import PROGRESS_FILE, SAVE, START, SUSPENDED_SECONDS, Status, read_status
 from recipe.holderpo.fault_tolerance.signals import main_thread_interrupt
 
 STALLS = "stalls"
@@ -62,14 +62,16 @@ def why_stuck(look: Look, settings: StallSettings, now: float, grace_s: float | 
         return (
             f"no trainer {silent:.0f} s after the start of Ray (stall.start_s={settings.start_s:g})" if over else None
         )
-    soon = math.inf if grace_s is None else PART_OF_GRACE * grace_s
+    # A save is what the run stops with; what is left of it may be a wait for the disk, and hashing.
+    saves = status.phase == SAVE
+    soon = math.inf if grace_s is None or saves else PART_OF_GRACE * grace_s
     if silent > min(settings.floor_s, soon):
         return f"the trainer's process has reported nothing for {silent:.0f} s (the last: step {status.step}, {status.phase})"
     limit = status.limit_s or settings.floor_s
     if status.phase != START:
         limit = min(limit, max(soon, STOPPING_MEDIANS * (status.median_s or 0.0)))
     if status.seconds > limit:
-        took = "" if status.median_s is None else f", which takes {status.median_s:.0f} s else"
+        took = "" if status.median_s is None else f", which otherwise takes {status.median_s:.0f} s"
         return f"step {status.step} has made no progress for {status.seconds:.0f} s in {status.phase}{took}"
     return None
 
@@ -102,21 +104,30 @@ def stall_checks(
 
     def read() -> None:  # in a thread of its own: the disk may not answer
         while not done.wait(LOOK_EVERY_SECONDS):
-            status, written = read_status(run_dir)
+            try:
+                status, written = read_status(run_dir)
+            except (OSError, ValueError):  # replaced by another node while it was read
+                continue
             if status is not None and (written != look.written or status != look.status):
                 look.status, look.written, look.fresh = status, written, time.monotonic()
 
     def watch(interrupt: Callable[[], None]) -> None:
-        said = False
+        said, before = False, time.monotonic()
         while not done.wait(LOOK_EVERY_SECONDS):
+            before, pause = time.monotonic(), time.monotonic() - before
+            if pause > SUSPENDED_SECONDS:  # this process was suspended, and the others may have been
+                look.fresh += pause
             is_stopping = stopping()
             if is_stopping and not said:
                 said = True
-                print(_asked_to_stop(look), file=console, flush=True)
+                with suppress(OSError):  # a terminal that has been closed
+                    print(_asked_to_stop(look), file=console, flush=True)
             if (why := why_stuck(look, settings, time.monotonic(), grace_s if is_stopping else None)) is not None:
                 message = _with_stacks(why, run_dir, console)
                 if not own_ray:
                     _within(2 * NODE_SECONDS, partial(_write_other_nodes, run_dir / STALLS))
+                if done.is_set():
+                    return  # it has ended meanwhile, by itself; what runs now is another start
                 stalled.append(Stalled(message, is_stopping))
                 if own_ray:
                     end_processes(keep)
@@ -153,12 +164,19 @@ def _with_stacks(why: str, run_dir: Path, console: TextIO) -> str:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{socket.gethostname()}.txt").write_text(stacks.report(found))
 
+    def try_to_write() -> None:
+        try:
+            write()
+        except OSError as error:
+            errors.append(error.strerror or str(error))
+
+    errors: list[str] = []
     message = f"stuck: {why}" + (f"; {', '.join(trouble[:3])}" if trouble else "")
-    if not _within(DISK_SECONDS, write):
+    if not _within(DISK_SECONDS, try_to_write):
         print(f"error: {message}; and {run_dir} does not answer: nothing can be saved or read there", file=console)
         end_processes()
         os._exit(1)
-    return f"{message}; stacks: {folder}"
+    return f"{message}; stacks: {f'not written ({errors[0]})' if errors else folder}"
 
 
 def _within(seconds: float, work: Callable[[], None]) -> bool:
@@ -187,7 +205,10 @@ def _write_other_nodes(stalls: Path) -> None:
     if calls:
         answered, _ = ray.wait([*calls], num_returns=len(calls), timeout=NODE_SECONDS)
         for call, address in calls.items():
-            text = ray.get(call) if call in answered else f"{address} does not answer\n"
+            try:
+                text = ray.get(call) if call in answered else f"{address} does not answer\n"
+            except Exception as error:  # of that node alone
+                text = f"{address}: {error}\n"
             (folder / f"{address}.txt").write_text(text)
 
 
@@ -201,5 +222,5 @@ def end_processes(keep: Collection[int] = ()) -> None:
         if process.pid not in keep:
             try:
                 process.kill()
-            except psutil.NoSuchProcess:
+            except psutil.Error:
                 continue

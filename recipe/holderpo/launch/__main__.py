@@ -93,14 +93,21 @@ def drive(overrides: Sequence[str], environment: dict[str, str]) -> int:
     command = [sys.executable, "-m", "recipe.holderpo.main", *overrides]
     # In a session of its own, so that Ctrl-C at a terminal reaches it once, from here.
     with subprocess.Popen(command, env=environment, start_new_session=True) as driver:
-        return wait_forwarding(driver)
+        return wait_forwarding(driver)[0]
 
 
 def head(node: Node, overrides: Sequence[str]) -> int:
-    with ray_head(node, checked(overrides)) as (environment, attach):
+    from recipe.holderpo.fault_tolerance.resume import undivided_shards  # takes seconds, with what it imports
+
+    config = checked(overrides)
+    if node.least < node.nodes and (why := undivided_shards(config)) is not None:
+        raise ConfigError(
+            f"MIN_NODES is {node.least}; allowed is NNODES={node.nodes}: the shards of {why} are not divided anew"
+        )
+    with ray_head(node, config) as (environment, attach):
         if node.least < node.nodes:
-            with elastic.counting_nodes(f"{node.address}:{node.port}") as count:
-                status = elastic.drive(node, count, overrides, attach, environment)
+            with elastic.counting_nodes(f"{node.address}:{node.port}", node.nodes) as count:
+                status = elastic.drive(node, count, overrides, attach, environment, Path(config.run_dir))
         else:
             status = drive([*overrides, *attach], environment)
         if status not in [*ExitStatus]:

@@ -5,8 +5,6 @@ started again on the others, and resumes from the last checkpoint. When there ar
 which saves the step in progress, and is started on all of them.
 """
 
-import os
-import signal
 import subprocess
 import sys
 import threading
@@ -14,12 +12,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 
 from recipe.holderpo.config.errors import ConfigError
-from recipe.holderpo.fault_tolerance.signals import ExitStatus, exit_on_sigterm, wait_forwarding
+from recipe.holderpo.fault_tolerance.signals import STOP_REQUEST, ExitStatus, exit_on_sigterm, wait_forwarding
 from recipe.holderpo.launch.settings import Node
 
-POLL_SECONDS = 2.0
+POLL_SECONDS, JOIN_SECONDS = 2.0, 30.0
 SETTLE_SECONDS = 60.0
 """For Ray to notice that a node is gone: its health checks take some 20 s."""
 
@@ -27,14 +26,15 @@ Count = Callable[[], int]
 
 
 @contextmanager
-def counting_nodes(address: str) -> Iterator[Count]:
-    """Attach to the cluster; yields what counts the nodes that are there."""
+def counting_nodes(address: str, most: int) -> Iterator[Count]:
+    """Attach to the cluster; yields what counts the nodes that are there, `most` at most: one that has been replaced may
+    still be on Ray's books."""
     import ray
 
     ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     exit_on_sigterm()  # `ray.init` has replaced the handler
     try:
-        yield lambda: sum(node["Alive"] for node in ray.nodes())
+        yield lambda: min(sum(node["Alive"] for node in ray.nodes()), most)
     finally:
         ray.shutdown()
 
@@ -54,7 +54,12 @@ def usable(nodes: int, least: int, overrides: Sequence[str]) -> int:
 
 
 def drive(
-    node: Node, count: Count, overrides: Sequence[str], attach: Sequence[str], environment: dict[str, str]
+    node: Node,
+    count: Count,
+    overrides: Sequence[str],
+    attach: Sequence[str],
+    environment: dict[str, str],
+    run_dir: Path,
 ) -> int:
     """Run the driver to its end, on whatever nodes there are; its exit status.
 
@@ -62,36 +67,37 @@ def drive(
         ConfigError: fewer than `node.least` nodes are left, or can be used, for `node.wait_s` seconds.
     """
     while True:
-        used = _wait_for_usable(node, count, overrides)
+        there, used = _wait_for_usable(node, count, overrides)
         command = [sys.executable, "-m", "recipe.holderpo.main", *overrides, f"trainer.nnodes={used}", *attach]
         print(f"the run is on {used} of {node.nodes} nodes", flush=True)
         with subprocess.Popen(command, env=environment, start_new_session=True) as driver:
-            more = _Grows(driver, count, partial(usable, least=used + 1, overrides=overrides), used)
-            status = wait_forwarding(driver)
-        grown = more.stop()
-        if status == ExitStatus.STOPPED and grown:
+            more = _Grows(run_dir, count, partial(usable, least=used + 1, overrides=overrides), there)
+            status, signalled = wait_forwarding(driver)
+        exit_on_sigterm()
+        if more.asked_to_stop() and status == ExitStatus.STOPPED and not signalled:
             continue
-        if status in [*ExitStatus] or not _is_lost(count, used):
+        if status in [*ExitStatus] or signalled or not _is_lost(count, there):
             return status
         print(f"a node is gone: {count()} are left", flush=True)
 
 
-def _wait_for_usable(node: Node, count: Count, overrides: Sequence[str]) -> int:
+def _wait_for_usable(node: Node, count: Count, overrides: Sequence[str]) -> tuple[int, int]:
+    """The nodes that are there, and how many of them the run can use."""
     deadline, seen = time.monotonic() + node.wait_s, -1
     while True:
         there = count()
-        if there != seen and (found := usable(min(there, node.nodes), node.least, overrides)):
-            return found
+        if there != seen and (found := usable(there, node.least, overrides)):
+            return there, found
         seen = there
         if time.monotonic() > deadline:
             raise ConfigError(f"MIN_NODES is {node.least}; after {node.wait_s:.0f} s {there} nodes are there")
         time.sleep(POLL_SECONDS)
 
 
-def _is_lost(count: Count, used: int) -> bool:
-    """Whether a node is gone; Ray may not have noticed yet."""
+def _is_lost(count: Count, there: int) -> bool:
+    """Whether one of the nodes that were there is gone; Ray may not have noticed yet."""
     deadline = time.monotonic() + SETTLE_SECONDS
-    while count() >= used:
+    while count() >= there:
         if time.monotonic() > deadline:
             return False
         time.sleep(POLL_SECONDS)
@@ -99,29 +105,28 @@ def _is_lost(count: Count, used: int) -> bool:
 
 
 class _Grows:
-    """Watches, in a thread, for nodes that the driver does not use, and asks it to stop when it could use them."""
+    """Watches, in a thread, for further nodes, and asks the run to stop when it could use them: without SIGTERM, which would
+    end it after `stop_grace_s`."""
 
-    def __init__(
-        self, driver: "subprocess.Popen[bytes]", count: Count, usable_of: Callable[[int], int], used: int
-    ) -> None:
-        self.asked, self._done = False, threading.Event()
-        self._thread = threading.Thread(target=self._watch, args=(driver, count, usable_of, used), daemon=True)
+    def __init__(self, run_dir: Path, count: Count, usable_of: Callable[[int], int], seen: int) -> None:
+        self._asked, self._done = False, threading.Event()
+        self._thread = threading.Thread(target=self._watch, args=(run_dir, count, usable_of, seen), daemon=True)
         self._thread.start()
 
-    def _watch(
-        self, driver: "subprocess.Popen[bytes]", count: Count, usable_of: Callable[[int], int], seen: int
-    ) -> None:
+    def _watch(self, run_dir: Path, count: Count, usable_of: Callable[[int], int], seen: int) -> None:
         while not self._done.wait(POLL_SECONDS):
-            there = count()
-            if there > seen and usable_of(there):
-                print(f"{there} nodes are there: the run saves and goes on with them", flush=True)
-                self.asked = True
-                os.kill(driver.pid, signal.SIGTERM)
-                return
-            seen = there
+            try:
+                there = count()
+                if not self._asked and there > seen and usable_of(there):
+                    print(f"{there} nodes are there: the run saves and goes on with them", flush=True)
+                    self._asked = True
+                if self._asked:
+                    (run_dir / STOP_REQUEST).touch()  # a driver that is just starting deletes it
+                seen = there
+            except Exception as error:  # of Ray's GCS, or the disk: perhaps only for a moment
+                print(f"nodes cannot be counted: {error}", file=sys.stderr, flush=True)
 
-    def stop(self) -> bool:
-        """Whether it has asked."""
+    def asked_to_stop(self) -> bool:
         self._done.set()
-        self._thread.join()
-        return self.asked
+        self._thread.join(timeout=JOIN_SECONDS)
+        return self._asked

@@ -1,9 +1,9 @@
 """One process that imports the libraries, and from which the processes of a run are forked.
 
 A run has a dozen processes (Ray's workers, vLLM's engine), each of which would import the same libraries for ten to twenty
-seconds, where a fork takes a tenth of one. Ray reads its settings and its node's process number from the environment when it
-is imported, so what needs Ray is imported when the first worker of a node is asked for, in that worker's environment; a
-server serves one node.
+seconds, where a fork takes a tenth of one. Ray reads its settings, its node's process number and its job's id from the
+environment when it is imported, and keeps them. So what needs Ray is imported in a process of its own for each job
+(`JobServer`), when its first worker is asked for, in that worker's environment; a server serves one node.
 
 `python -m recipe.holderpo.startup.fork_server FOLDER` listens on FOLDER/socket until its standard input ends; what it has
 forked spawns processes by FOLDER/python. Workers live on when it ends: Ray ends them itself.
@@ -56,7 +56,7 @@ WITH_RAY = (
     "verl.workers.rollout.vllm_rollout.vllm_async_server",
     "verl.experimental.reward_loop",
 )
-NODE = "RAY_RAYLET_PID"
+NODE, JOB = "RAY_RAYLET_PID", "RAY_JOB_ID"
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 ABOVE = 512
 """Numbers of file descriptors that a process which asks does not have."""
@@ -105,40 +105,39 @@ def take_class_ids_from_the_system(actor: Any) -> None:
     actor.ActorClassID = SimpleNamespace(from_random=lambda: given(os.urandom(given.size())))
 
 
-def receive(connection: socket.socket) -> Request | None:
-    """None: the other side has gone."""
+def receive(connection: socket.socket) -> list[int] | None:
+    """File descriptors, that of a command first; None: the other side has gone."""
     try:
         message, received, *_ = socket.recv_fds(connection, 16, 253)
     except ConnectionError:
         return None
-    if not message:
-        return None
-    with open(received[0], "rb") as file:
-        return Request(**json.loads(os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0)), received=received[1:])
+    return received if message else None
+
+
+def read_request(received: list[int]) -> Request:
+    file, *others = received
+    return Request(**json.loads(os.pread(file, os.fstat(file).st_size, 0)), received=others)
 
 
 class Server:
     """Forks on request; for one who waits, passes signals on to what it has forked, and tells how that ended."""
 
-    def __init__(self, listener: socket.socket) -> None:
-        self.node: str | None = None
+    def __init__(self) -> None:
         self.pids: dict[socket.socket, int] = {}
         self.events = selectors.DefaultSelector()
-        self.events.register(listener, selectors.EVENT_READ, lambda: self.accept(listener))
-
-    def accept(self, listener: socket.socket) -> None:
-        connection, _ = listener.accept()
-        self.events.register(connection, selectors.EVENT_READ, lambda: self.hear(connection))
+        self.events.register(sys.stdin, selectors.EVENT_READ)
 
     def serve(self) -> Request | None:
         """Returns in each forked process, with what it is to run; and with None in the server, when standard input ends."""
-        self.events.register(sys.stdin, selectors.EVENT_READ)
         while True:
             for key, _ in self.events.select():
                 if key.data is None:
                     return None
                 if (request := key.data()) is not None:
                     return request
+
+    def wait_for(self, connection: socket.socket) -> None:
+        self.events.register(connection, selectors.EVENT_READ, lambda: self.hear(connection))
 
     def hear(self, connection: socket.socket) -> Request | None:
         """A command, and later on signals, or that the other side has gone. The request in the process forked for it."""
@@ -153,12 +152,16 @@ class Server:
             if not signals:
                 self.forget(connection)
             return None
-        request = receive(connection)
-        if request is None or not self.is_of_this_node(request):
-            if request is not None:
-                request.close()
+        received = receive(connection)
+        if received is None:
             self.forget(connection)
             return None
+        return self.answer(connection, received)
+
+    def answer(self, connection: socket.socket, received: list[int]) -> Request | None:
+        """Fork. The request in the forked process."""
+        request = read_request(received)
+        os.close(received[0])
         pid = os.fork()
         if not pid:
             self.leave()
@@ -173,19 +176,6 @@ class Server:
         end = os.pidfd_open(pid)
         self.events.register(end, selectors.EVENT_READ, lambda: self.reap(end, connection, pid))
         return None
-
-    def is_of_this_node(self, request: Request) -> bool:
-        node = request.environment.get(NODE)
-        if self.node is None and node is not None:
-            set_environment(request.environment)
-            import_all(WITH_RAY)
-            if (ray := sys.modules.get("ray._raylet")) is not None:
-                # There is room for one copy of setproctitle's code, and Ray has its own; vLLM uses the package's.
-                setproctitle.setproctitle = ray.setproctitle
-                setproctitle.setproctitle("holderpo: fork server")
-            gc.freeze()  # else a forked process copies what it only looks at
-            self.node = node
-        return node == self.node
 
     def reap(self, end: int, connection: socket.socket, pid: int) -> None:
         self.events.unregister(end)
@@ -209,6 +199,83 @@ class Server:
             elif key.fileobj is not sys.stdin:  # a number; standard input is replaced
                 os.close(key.fd)
         self.events.close()
+
+
+class NodeServer(Server):
+    """Hears of what is to be forked on a node, and hands it on to its job's server."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        super().__init__()
+        self.node: str | None = None
+        self.jobs: dict[str, socket.socket] = {}
+        self.events.register(listener, selectors.EVENT_READ, lambda: self.accept(listener))
+
+    def accept(self, listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        self.wait_for(connection)
+
+    def answer(self, connection: socket.socket, received: list[int]) -> Request | None:
+        environment = read_request(received).environment
+        node, job = environment.get(NODE), environment.get(JOB, "")
+        self.node = self.node or node
+        request = None
+        if node is not None and node == self.node:
+            if job not in self.jobs:
+                request = self.start_job(job, environment, received)
+            if request is None:
+                with contextlib.suppress(OSError):  # that job's server is gone
+                    socket.send_fds(self.jobs[job], [b"fork"], [connection.fileno(), *received])
+        if request is None:
+            for number in received:
+                os.close(number)
+            self.forget(connection)
+        return request
+
+    def start_job(self, job: str, environment: Mapping[str, str], received: list[int]) -> Request | None:
+        """Start the job's server. None here; in each process that it forks, what that is to run."""
+        here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        pid = os.fork()
+        if pid:
+            there.close()
+            end = os.pidfd_open(pid)
+            self.events.register(end, selectors.EVENT_READ, lambda: self.reap(end, here, pid))
+            self.jobs[job] = here
+            return None
+        here.close()
+        self.leave()
+        for other in self.jobs.values():
+            other.close()
+        for number in received:
+            os.close(number)
+        request = JobServer(there, environment).serve()
+        if request is None:
+            os._exit(0)
+        return request
+
+
+class JobServer(Server):
+    """Imports what needs Ray in the environment of a job's first worker, and forks the job's processes."""
+
+    def __init__(self, node_server: socket.socket, environment: Mapping[str, str]) -> None:
+        super().__init__()
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        set_environment(environment)
+        import_all(WITH_RAY)
+        if (ray := sys.modules.get("ray._raylet")) is not None:
+            # There is room for one copy of setproctitle's code, and Ray has its own; vLLM uses the package's.
+            setproctitle.setproctitle = ray.setproctitle
+            setproctitle.setproctitle("holderpo: fork server")
+        gc.freeze()  # else a forked process copies what it only looks at
+        self.events.register(node_server, selectors.EVENT_READ, lambda: self.take(node_server))
+
+    def take(self, node_server: socket.socket) -> Request | None:
+        """A connection, with the command that it asked for."""
+        received = receive(node_server)
+        if received is None:  # the node's server is gone
+            os._exit(0)
+        connection = socket.socket(fileno=received[0])
+        self.wait_for(connection)
+        return self.answer(connection, received[1:])
 
 
 def become(request: Request, interpreter: str) -> None:
@@ -269,7 +336,7 @@ def main(folder: str) -> None:
             cpu_vllm.install()
         wrapt.when_imported("ray.actor")(take_class_ids_from_the_system)
         import_all(WITHOUT_RAY)
-        request = Server(listener).serve()
+        request = NodeServer(listener).serve()
     if request is not None:
         gc.enable()
         become(request, str(python))

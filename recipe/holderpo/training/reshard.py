@@ -67,7 +67,8 @@ def _whole(saved: Sequence[Any], like: Callable[[tuple[Any, ...]], torch.Tensor]
         return divided(joined(saved), like(path))
     if isinstance(first, dict):
         return type(first)((key, _whole([one[key] for one in saved], like, (*path, key))) for key in first)
-    return first  # a number, a list of settings, or a tensor that is the same on each rank
+    # A number, a list of settings, or a tensor that is the same on each rank; without a hold on the file, which may go.
+    return first.clone() if isinstance(first, torch.Tensor) else first
 
 
 def joined(shards: Sequence[DTensor]) -> torch.Tensor:
@@ -84,7 +85,7 @@ def joined(shards: Sequence[DTensor]) -> torch.Tensor:
     if len(sharded) > 1 or not all(isinstance(placement, Shard | Replicate) for placement in placements):
         raise ValueError(f"a tensor is divided by {placements}; allowed is at most one dimension, as FSDP2 divides it")
     if not sharded:
-        return shards[0].to_local()
+        return shards[0].to_local().clone()
     ((number, dim),) = sharded
     owners = (
         mesh.movedim(number, 0).reshape(mesh.shape[number], -1)[:, 0].tolist()

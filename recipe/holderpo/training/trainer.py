@@ -27,7 +27,7 @@ from recipe.holderpo.config.settings import guard_settings, rule_of_p
 from recipe.holderpo.fault_tolerance.checkpoint import Entry, prune, read_manifest, save_checkpoint, step_folder
 from recipe.holderpo.fault_tolerance.collapse import Collapsed, CollapseDetector, NotFinite, is_finite_update
 from recipe.holderpo.fault_tolerance.liveness import check_alive, liveness_checks
-from recipe.holderpo.fault_tolerance.progress import Progress, bytes_below
+from recipe.holderpo.fault_tolerance.progress import SAVE, Progress, bytes_below
 from recipe.holderpo.fault_tolerance.signals import Stopped, stop_requested
 from recipe.holderpo.report.record import RunRecord
 from recipe.holderpo.tasks.registry import EXTRA_FIELDS, advantage_estimators
@@ -191,7 +191,7 @@ class HolderTrainerMixin(PPOTrainer):
         follow that could make up for it."""
         root, manifest = Path(self.config.trainer.default_local_dir), self._manifest()
         try:
-            with self.progress.phase("save_checkpoint", lambda: bytes_below(root)):
+            with self.progress.phase(SAVE, lambda: bytes_below(root)):
                 save_checkpoint(step_folder(root, self.global_steps), self._write_files, manifest)
         except (OSError, RuntimeError) as error:  # torch.save raises the latter for a full disk
             if self.global_steps >= self.total_training_steps or stop_requested(self.config.run_dir):
