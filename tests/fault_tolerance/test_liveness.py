@@ -106,6 +106,7 @@ def test_a_busy_one_is_not_lost(workers: list[ActorHandle]) -> None:
     ray.kill(workers[0])
 
 
+@pytest.mark.timeout(120)  # a last resort: what is not passed on would be waited for without end
 def test_what_each_has_finished_is_passed_on(workers: list[ActorHandle]) -> None:
     noted = []
     with liveness_checks(lambda: workers, lambda process, value: noted.append((process, value)), every=0.1):

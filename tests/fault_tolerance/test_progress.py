@@ -140,6 +140,7 @@ def test_a_disk_without_room_still_shows_that_the_trainer_is_there(tmp_path: Pat
     assert read == status and written > before
 
 
+@pytest.mark.timeout(120)  # a last resort: without reports it would wait for ever
 def test_a_folder_that_goes_meanwhile_does_not_end_the_reports(
     progress: Progress, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

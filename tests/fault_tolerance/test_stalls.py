@@ -27,7 +27,7 @@ def child() -> psutil.Process:
 
 
 def gone(process: psutil.Process) -> bool:
-    return process.wait() is not None
+    return process.wait(timeout=60) is not None
 
 
 def after(seconds: float, run_dir: Path, status: Status) -> None:

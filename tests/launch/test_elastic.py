@@ -131,7 +131,7 @@ def test_nodes_that_the_batches_leave_out_are_counted(acts: Acts, drive: Drive, 
 
 def test_a_cluster_that_does_not_answer_for_a_moment_ends_nothing(acts: Acts, drive: Drive, tmp_path: Path) -> None:
     acts("wait", 0)
-    waiting, failed = tmp_path / "waiting", []
+    waiting, failed = tmp_path / "waiting", list[bool]()
 
     def count() -> int:
         if waiting.exists() and not failed:

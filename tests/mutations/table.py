@@ -29,7 +29,52 @@ _WORKER = f"{_RECIPE}/training/worker.py"
 _COLLAPSE = f"{_RECIPE}/fault_tolerance/collapse.py"
 _WIRING = ("tests/training/test_trainer.py",)
 
+_STALLS, _PROGRESS = f"{_RECIPE}/fault_tolerance/stalls.py", f"{_RECIPE}/fault_tolerance/progress.py"
+
 MUTATIONS = (
+    # A run that hangs, and one on other numbers of nodes and ranks
+    Mutation(
+        "the smaller of the two limits of a phase holds",
+        _PROGRESS,
+        "return max(self._settings.floor_s, self._settings.medians * median)",
+        "return min(self._settings.floor_s, self._settings.medians * median)",
+        ("tests/fault_tolerance/test_progress.py",),
+    ),
+    Mutation(
+        "an error of a source of progress ends the reports",
+        _PROGRESS,
+        "            except Exception:  # without",
+        "            except KeyError:  # without",
+        ("tests/fault_tolerance/test_progress.py",),
+    ),
+    Mutation(
+        "a stuck run's processes are left",
+        _STALLS,
+        "                if own_ray:\n                    end_processes(keep)\n",
+        "",
+        ("tests/fault_tolerance/test_stalls.py",),
+    ),
+    Mutation(
+        "what has been finished is not passed on",
+        f"{_RECIPE}/fault_tolerance/liveness.py",
+        "                    note(process, done_there)\n",
+        "                    pass\n",
+        ("tests/fault_tolerance/test_liveness.py",),
+    ),
+    Mutation(
+        "shards in the order of the mesh's first dimension",
+        f"{_RECIPE}/training/reshard.py",
+        "mesh.movedim(number, 0)",
+        "mesh.movedim(0, 0)",
+        ("tests/training/test_reshard.py",),
+    ),
+    Mutation(
+        "a driver that the user has stopped is started again",
+        f"{_RECIPE}/launch/elastic.py",
+        " and status == ExitStatus.STOPPED and not signalled:",
+        " and status == ExitStatus.STOPPED:",
+        ("tests/launch/test_elastic.py",),
+    ),
     # Those that a review found would have survived
     Mutation(
         "the lower clip is used only where there is an upper one",
