@@ -19,7 +19,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -63,6 +63,8 @@ class Fault:
     nodes: int = 1
     ranks: int = 1
     """On each node, of the undisturbed run."""
+    settings: tuple[str, ...] = ()
+    """Overrides of the undisturbed run and of this one."""
     overrides: tuple[str, ...] = ()
     """{folder}: the trial's."""
     variables: tuple[tuple[str, str], ...] = ()
@@ -265,7 +267,13 @@ FAULTS = [
     Fault("trainer frozen, then SIGTERM", partial(freeze_and_stop, "TaskRunnerV1"), statuses=(75, 0)),
     Fault("SIGTERM", sigterm, statuses=(75, 0)),
     *(
-        Fault(f"resumed on {here} ranks instead of {ranks}", ranks=ranks, overrides=(RANKS + str(here),), statuses=(0,))
+        Fault(
+            f"resumed on {here} ranks instead of {ranks}",
+            ranks=ranks,
+            settings=("actor_rollout_ref.actor.ppo_mini_batch_size=8",),  # one update a step: see docs/faults.md
+            overrides=(RANKS + str(here),),
+            statuses=(0,),
+        )
         for ranks, here in ((1, 2), (2, 1), (4, 2))
     ),
     Fault(
@@ -353,10 +361,10 @@ def judge(fault: Fault, run: Run, expected: list[dict[str, float]], statuses: li
     return wrong[0] if wrong else None
 
 
-def undisturbed(folder: Path, nodes: int, ranks: int) -> Run:
+def undisturbed(folder: Path, nodes: int, ranks: int, settings: Sequence[str]) -> Run:
     """The run that all others are compared with."""
     folder.mkdir()
-    overrides = [*smallest_run(folder), *SETTINGS, f"{RANKS}{ranks}", "keep_checkpoints=10"]
+    overrides = [*smallest_run(folder), *SETTINGS, *settings, f"{RANKS}{ranks}", "keep_checkpoints=10"]
     reference = (TwoNodeRun if nodes == 2 else Run)(folder, overrides)
     reference.start()
     if reference.wait() != 0:
@@ -377,13 +385,13 @@ def main() -> None:
     faults = [fault for fault in FAULTS if arguments.only is None or fault.name in arguments.only]
     rng, rows = random.Random(arguments.seed), []
     base = Path(tempfile.mkdtemp(prefix="f", dir="/tmp"))  # a short path, for sockets
-    shapes = sorted({(fault.nodes, fault.ranks) for fault in faults})
-    references = {(n, ranks): undisturbed(base / f"r{n}{ranks}", n, ranks) for n, ranks in shapes}
+    kinds = sorted({(fault.nodes, fault.ranks, fault.settings) for fault in faults})
+    references = {kind: undisturbed(base / f"r{number}", *kind) for number, kind in enumerate(kinds)}
     for number, fault in enumerate(faults):
         outcomes = []
         for time_ in range(arguments.times):
             folder = base / f"{number}.{time_}"
-            outcomes.append(trial(fault, references[fault.nodes, fault.ranks], folder, rng))
+            outcomes.append(trial(fault, references[fault.nodes, fault.ranks, fault.settings], folder, rng))
             print(f"{fault.name}: {outcomes[-1]}", file=sys.stderr, flush=True)
             if outcomes[-1].problem is None:
                 shutil.rmtree(folder)
