@@ -129,11 +129,14 @@ def test_a_lost_server_is_a_restart_from_the_newest_checkpoint_that_is_whole(sto
 def test_a_frozen_engine_is_noticed_named_and_a_restart(story: Story) -> None:
     _, _, since = story.said[2].partition("stuck: ")
     line = since.splitlines()[0]
-    assert line.startswith(f"step {FROZEN} has made no progress for 6") and " s in gen, which takes " in line
+    # In the weights' update where all samples had been generated when half of them had their rewards.
+    assert re.match(
+        rf"step {FROZEN} has made no progress for \d+ s in (gen|update_weights), which otherwise takes ", line
+    ), line
     assert re.search(r"; VLLM::EngineCore \(process \d+, stopped\); stacks: (\S+); restarts left: 0$", line), line
     assert faults.steps_lost(since, recorded=FROZEN - 1) == 0
     (report,) = (story.run.run_dir / "stalls").glob("*/*.txt")
-    assert "replay_buffer.py" in report.read_text(), "where the trainer waits"
+    assert re.search(r"trainer_base\.py\", line \d+ in fit", report.read_text()), "where the trainer waits"
 
 
 def test_steps_that_were_trained_twice_are_the_same(story: Story) -> None:
