@@ -107,10 +107,12 @@ def test_sigterm_of_the_users_is_the_end_also_while_a_node_comes(
     acts: Acts, drive: Drive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     acts("wait", 0)
-    waiting = tmp_path / "waiting"
+    waiting, before = tmp_path / "waiting", signal.getsignal(signal.SIGTERM)
 
     def usable(nodes: int, least: int, overrides: object) -> int:
         if waiting.exists():
+            while signal.getsignal(signal.SIGTERM) is before:  # the launcher does not listen yet
+                time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(0.5)
         return nodes if nodes >= least else 0
