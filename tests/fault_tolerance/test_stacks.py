@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import psutil
 import pytest
@@ -74,15 +75,21 @@ def test_a_process_without_the_handler_is_left_in_peace(started: Started) -> Non
 
 
 def test_the_runs_processes_are_those_started_here_and_those_with_its_mark(
-    started: Started, monkeypatch: pytest.MonkeyPatch
+    started: Started, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    folder = tmp_path / "holderpo-run-1"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(stacks.tempfile, "tempdir", str(folder))
     (process,) = started(ALONE, 1)
     assert process in stacks.processes_of_run()
     monkeypatch.setattr(stacks, "psutil", psutil)
     monkeypatch.setattr(psutil.Process, "children", lambda self, recursive: [])
     assert process in stacks.processes_of_run(), "by its mark alone"
-    monkeypatch.setattr(stacks.tempfile, "tempdir", "/another/run")
+    monkeypatch.setattr(stacks.tempfile, "tempdir", "/tmp/holderpo-another-1")
     assert process not in stacks.processes_of_run()
+    monkeypatch.setattr(stacks.tempfile, "tempdir", str(tmp_path))
+    assert stacks.processes_of_run() == [], "where TMPDIR is anybody's"
 
 
 def test_a_handler_of_somebody_elses_stays(started: Started) -> None:

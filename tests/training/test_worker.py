@@ -165,6 +165,9 @@ def _rank_that_saves(rank: int, address: str, fails: bool, out: str) -> None:
             Path(local_path, f"model_world_size_2_rank_{rank}.pt").write_bytes(bytes(range(rank, 200)))
             dist.barrier()
 
+        def load_checkpoint(self, local_path: str) -> None:
+            raise AssertionError("nothing is loaded here")
+
     class Worker:
         config = SimpleNamespace(actor=SimpleNamespace(policy_loss=SimpleNamespace(loss_mode="vanilla", p=None)))
 
