@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import ray
 
 from recipe.holderpo.config.settings import StallSettings
 from recipe.holderpo.fault_tolerance.progress import PROGRESS_FILE, Status, write_status
@@ -65,7 +66,7 @@ def test_the_processes_of_a_cluster_are_left_to_it(tmp_path: Path) -> None:
     after(1, tmp_path, STUCK)
     with pytest.raises(Stalled), stall_checks(tmp_path, PATIENT, lambda: False, GRACE, own_ray=False):
         time.sleep(FOR_EVER)
-    assert process.is_running()
+    assert process.is_running() and not ray.is_initialized()
     process.kill()
 
 

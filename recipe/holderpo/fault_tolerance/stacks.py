@@ -80,8 +80,8 @@ class Found:
 
 
 def processes_of_run() -> list[psutil.Process]:
-    """This machine's: what this process has started, and what has the run's mark. On a cluster that was up before TMPDIR is not
-    the run's own, and the mark says nothing: to walk the threads of another run's process could crash it."""
+    """This machine's: what this process has started, and what has the run's mark. On a cluster that was up before TMPDIR is
+    not the run's own, and the mark says nothing: to walk the threads of another run's process could crash it."""
     below = psutil.Process().children(recursive=True)
     has_own_folder = Path(tempfile.gettempdir()).name.startswith("holderpo-")
     marked = [one for one in psutil.process_iter() if _file_of(one) is not None] if has_own_folder else []

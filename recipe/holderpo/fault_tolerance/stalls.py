@@ -192,6 +192,8 @@ def _write_other_nodes(stalls: Path) -> None:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+    if not ray.is_initialized():  # stuck before it was; to ask would start one
+        return
     own, folder = ray.get_runtime_context().get_node_id(), max(stalls.iterdir())
     nodes = {
         node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"] and node["NodeID"] != own
