@@ -6,7 +6,6 @@ when it has been loaded on M ranks).
 """
 
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,46 +13,25 @@ import torch
 import torch.distributed as dist
 from engine_gradients import (  # type: ignore[import-not-found]  # the script beside this one
     SEQUENCES,
-    mini_batch,
+    holder_loss,
     on_ranks,
+    share_of_rank,
     start_engine,
 )
 from torch.distributed.tensor import DTensor
-from verl.utils import tensordict_utils as tu
-from verl.workers.config import FSDPActorConfig
-from verl.workers.utils.losses import ppo_loss
 
-from recipe.holderpo.policy_loss import HolderLossConfig
 from recipe.holderpo.training.reshard import load_on_other_ranks, ranks_of
-from recipe.holderpo.training.worker import P_KEY, loss_with_step_p
 
 RANKS = (1, 2, 4)
 UPDATES = 3
 
 
 def update(engine: Any, rank: int, world: int) -> None:
-    actor = FSDPActorConfig(
-        strategy="fsdp2",
-        rollout_n=1,
-        ppo_micro_batch_size_per_gpu=1,
-        loss_agg_mode="seq-mean-token-mean",
-        policy_loss=HolderLossConfig(clip_level="sequence"),
-    )
-    data = tu.chunk_tensordict(mini_batch(), world)[rank]
-    tu.assign_non_tensor(
-        data,
-        temperature=1.0,
-        global_batch_size=SEQUENCES,
-        use_remove_padding=False,
-        use_fused_kernels=False,
-        calculate_entropy=False,
-        use_dynamic_bsz=False,
-        micro_batch_size_per_gpu=SEQUENCES // world,
-        **{P_KEY: 1.5},
-    )
+    split = {"use_dynamic_bsz": False, "micro_batch_size_per_gpu": SEQUENCES // world}
+    data = share_of_rank(rank, world, 1.5, use_remove_padding=False, **split)
     with engine.train_mode():
         engine.optimizer_zero_grad()
-        engine.forward_backward_batch(data, partial(loss_with_step_p, loss_fn=partial(ppo_loss, config=actor)))
+        engine.forward_backward_batch(data, holder_loss("sequence"))
         engine.optimizer_step()
         engine.lr_scheduler_step()
 

@@ -95,6 +95,33 @@ def gradient_of(engine: Any, data: TensorDict, loss_fn: Any) -> tuple[torch.Tens
     return gradient, output["metrics"]
 
 
+def holder_loss(clip_level: ClipLevel) -> Any:
+    """What verl's worker calls with a micro-batch."""
+    actor = FSDPActorConfig(
+        strategy="fsdp2",
+        rollout_n=1,
+        ppo_micro_batch_size_per_gpu=1,
+        loss_agg_mode="seq-mean-token-mean",
+        policy_loss=HolderLossConfig(clip_level=clip_level),
+    )
+    return partial(loss_with_step_p, loss_fn=partial(ppo_loss, config=actor))
+
+
+def share_of_rank(rank: int, world: int, p: float, **split: object) -> TensorDict:
+    """Of the mini-batch, with what verl's worker adds."""
+    data = tu.chunk_tensordict(mini_batch(), world)[rank]
+    tu.assign_non_tensor(
+        data,
+        temperature=1.0,
+        global_batch_size=SEQUENCES,
+        use_fused_kernels=False,
+        calculate_entropy=False,
+        **{P_KEY: p},
+        **split,
+    )
+    return data
+
+
 def write_gradients(model_dir: str, out: Path, packed: bool, port: str, rank: int, world: int) -> None:
     engine = start_engine(model_dir, rank, world, port, packed)
     results = {}
@@ -106,26 +133,8 @@ def write_gradients(model_dir: str, out: Path, packed: bool, port: str, rank: in
     ]
     splits.append({"use_dynamic_bsz": True, "max_token_len_per_gpu": 40})
     for clip_level, split in product(CLIP_LEVELS, splits):
-        actor = FSDPActorConfig(
-            strategy="fsdp2",
-            rollout_n=1,
-            ppo_micro_batch_size_per_gpu=1,
-            loss_agg_mode="seq-mean-token-mean",
-            policy_loss=HolderLossConfig(clip_level=clip_level),
-        )
-        loss_fn = partial(loss_with_step_p, loss_fn=partial(ppo_loss, config=actor))
-        data = tu.chunk_tensordict(mini_batch(), world)[rank]
-        tu.assign_non_tensor(
-            data,
-            temperature=1.0,
-            global_batch_size=SEQUENCES,
-            use_remove_padding=packed,
-            use_fused_kernels=False,
-            calculate_entropy=False,
-            **{P_KEY: -1.3},
-            **split,
-        )
-        gradient, own = gradient_of(engine, data, loss_fn)
+        data = share_of_rank(rank, world, -1.3, use_remove_padding=packed, **split)
+        gradient, own = gradient_of(engine, data, holder_loss(clip_level))
         gathered: list[dict[str, Metric]] = [{} for _ in range(world)]
         dist.all_gather_object(gathered, own)
         if rank == 0:

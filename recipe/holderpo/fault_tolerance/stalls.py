@@ -159,20 +159,17 @@ def _with_stacks(why: str, run_dir: Path, console: TextIO) -> str:
     found = stacks.stacks(stacks.processes_of_run())
     trouble = [str(one) for one in found if one.trouble is not None]
     folder = run_dir / STALLS / time.strftime("%Y%m%d-%H%M%S")
+    errors: list[str] = []
 
     def write() -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{socket.gethostname()}.txt").write_text(stacks.report(found))
-
-    def try_to_write() -> None:
         try:
-            write()
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{socket.gethostname()}.txt").write_text(stacks.report(found))
         except OSError as error:
             errors.append(error.strerror or str(error))
 
-    errors: list[str] = []
     message = f"stuck: {why}" + (f"; {', '.join(trouble[:3])}" if trouble else "")
-    if not _within(DISK_SECONDS, try_to_write):
+    if not _within(DISK_SECONDS, write):
         print(f"error: {message}; and {run_dir} does not answer: nothing can be saved or read there", file=console)
         end_processes()
         os._exit(1)

@@ -27,9 +27,9 @@ from recipe.holderpo.fault_tolerance.signals import (
     exit_on_sigterm,
     interrupt_on_sigint,
     report_sigterm,
-    wait_forwarding,
 )
 from recipe.holderpo.launch import cluster, elastic
+from recipe.holderpo.launch.driver import drive
 from recipe.holderpo.launch.settings import Node, address_of, legacy_overrides, read_node
 from recipe.holderpo.startup.server import ForkServer
 
@@ -73,7 +73,7 @@ def launch(arguments: Sequence[str]) -> int:
 
         return rehearse(overrides, node.nodes) if node.rank == 0 else 0
     if node.nodes == 1:
-        return drive(overrides, dict(os.environ))
+        return drive(overrides, dict(os.environ))[0]
     for given in overrides:
         key, _, value = given.lstrip("+").partition("=")
         if key == "trainer.nnodes" and value != str(node.nodes):
@@ -86,14 +86,6 @@ def rehearsal_is_asked(overrides: Sequence[str]) -> bool:
     """Whether the overrides have `rehearse=true`; the last one counts."""
     values = [value for key, _, value in (given.lstrip("+").partition("=") for given in overrides) if key == "rehearse"]
     return bool(values) and values[-1].lower() == "true"
-
-
-def drive(overrides: Sequence[str], environment: dict[str, str]) -> int:
-    """Run the driver and return its exit status. Signals are passed on to it: it stops in its own way."""
-    command = [sys.executable, "-m", "recipe.holderpo.main", *overrides]
-    # In a session of its own, so that Ctrl-C at a terminal reaches it once, from here.
-    with subprocess.Popen(command, env=environment, start_new_session=True) as driver:
-        return wait_forwarding(driver)[0]
 
 
 def head(node: Node, overrides: Sequence[str]) -> int:
@@ -109,7 +101,7 @@ def head(node: Node, overrides: Sequence[str]) -> int:
             with elastic.counting_nodes(f"{node.address}:{node.port}", node.nodes) as count:
                 status = elastic.drive(node, count, overrides, attach, environment, Path(config.run_dir))
         else:
-            status = drive([*overrides, *attach], environment)
+            status, _ = drive([*overrides, *attach], environment)
         if status not in [*ExitStatus]:
             raise RunFailed(status)  # keeps Ray's logs
         return status

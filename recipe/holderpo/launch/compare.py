@@ -25,7 +25,8 @@ from recipe.holderpo.fault_tolerance.command import COMMAND_VARIABLE
 from recipe.holderpo.fault_tolerance.resume import changes
 from recipe.holderpo.fault_tolerance.run_files import check_can_write, read_config
 from recipe.holderpo.fault_tolerance.signals import ExitStatus
-from recipe.holderpo.launch.__main__ import RunFailed, checked, drive, exit_status, ray_head
+from recipe.holderpo.launch.__main__ import RunFailed, checked, exit_status, ray_head
+from recipe.holderpo.launch.driver import drive
 from recipe.holderpo.launch.settings import Node
 from recipe.holderpo.report.record import METRICS_FILE, read_metrics
 
@@ -113,7 +114,7 @@ def train_missing(folder: Path, runs: dict[str, list[str]], configs: dict[str, D
     with ray_head(node, shared) as (environment, attach):
         for arm in missing:
             print(f"{arm}: {' '.join(runs[arm])}", flush=True)
-            status = drive([*runs[arm], *attach], environment)
+            status, _ = drive([*runs[arm], *attach], environment)
             if status not in [*ExitStatus]:
                 raise RunFailed(status)  # keeps Ray's logs
             if status != ExitStatus.FINISHED:

@@ -5,7 +5,6 @@ started again on the others, and resumes from the last checkpoint. When there ar
 which saves the step in progress, and is started on all of them.
 """
 
-import subprocess
 import sys
 import threading
 import time
@@ -15,7 +14,8 @@ from functools import partial
 from pathlib import Path
 
 from recipe.holderpo.config.errors import ConfigError
-from recipe.holderpo.fault_tolerance.signals import STOP_REQUEST, ExitStatus, exit_on_sigterm, wait_forwarding
+from recipe.holderpo.fault_tolerance.signals import STOP_REQUEST, ExitStatus, exit_on_sigterm
+from recipe.holderpo.launch import driver
 from recipe.holderpo.launch.settings import Node
 
 POLL_SECONDS, JOIN_SECONDS = 2.0, 30.0
@@ -68,11 +68,9 @@ def drive(
     """
     while True:
         there, used = _wait_for_usable(node, count, overrides)
-        command = [sys.executable, "-m", "recipe.holderpo.main", *overrides, f"trainer.nnodes={used}", *attach]
         print(f"the run is on {used} of {node.nodes} nodes", flush=True)
-        with subprocess.Popen(command, env=environment, start_new_session=True) as driver:
-            more = _Grows(run_dir, count, partial(usable, least=used + 1, overrides=overrides), there)
-            status, signalled = wait_forwarding(driver)
+        more = _Grows(run_dir, count, partial(usable, least=used + 1, overrides=overrides), there)
+        status, signalled = driver.drive([*overrides, f"trainer.nnodes={used}", *attach], environment)
         exit_on_sigterm()
         if more.asked_to_stop() and status == ExitStatus.STOPPED and not signalled:
             continue

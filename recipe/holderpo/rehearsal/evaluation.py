@@ -14,7 +14,15 @@ from recipe.holderpo.config.compose import CONF
 from recipe.holderpo.evaluation.model import checkpoint_of
 from recipe.holderpo.fault_tolerance.run_files import check_can_write
 from recipe.holderpo.rehearsal.parts import Parts, run_command
-from recipe.holderpo.rehearsal.replacements import MIN_RESPONSE, SHORTER, VALIDATED, Replacement, override, value_of
+from recipe.holderpo.rehearsal.replacements import (
+    MIN_RESPONSE,
+    SHORTER,
+    VALIDATED,
+    Replacement,
+    key_of,
+    override,
+    value_of,
+)
 from recipe.holderpo.rehearsal.report import part_rows, replaced_table
 from recipe.holderpo.rehearsal.stand_ins import STAND_IN, Target, find_target, make_data, make_model
 from recipe.holderpo.report.text_table import text_table
@@ -49,10 +57,9 @@ def rehearse_evaluation(config: DictConfig, overrides: Sequence[str]) -> int:
     this = EvaluationRehearsal(config, target, folder)
     folder.mkdir(parents=True)
     print(f"rehearsal: {folder}", flush=True)
-    tokenizer = "tokenizer" if target.folder else "each byte is a token"
-    this.part("model and data", f"family, {tokenizer}", "shrunk, random weights", lambda: _stand_ins(this))
+    this.part("model and data", target.what_is_kept, "shrunk, random weights", lambda: _stand_ins(this))
     this.replaced += replacements(config)
-    given = [one for one in overrides if one.lstrip("+~").partition("=")[0] != "rehearse"]
+    given = [one for one in overrides if key_of(one) != "rehearse"]
     given += [*(one.override for one in this.replaced), override("out_dir", str(folder)), "run=evaluation"]
     command = [sys.executable, "-m", "recipe.holderpo.evaluation", *given]
     environment = dict(os.environ) | {"VERL_PLATFORM": "cpu"}

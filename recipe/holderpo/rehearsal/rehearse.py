@@ -16,7 +16,15 @@ from recipe.holderpo.config.compose import compose_config, set_environment
 from recipe.holderpo.config.errors import ConfigError
 from recipe.holderpo.fault_tolerance.run_files import check_can_write
 from recipe.holderpo.rehearsal.parts import Parts, run_command
-from recipe.holderpo.rehearsal.replacements import STEPS, VALIDATED, Replacement, override, replacements, value_of
+from recipe.holderpo.rehearsal.replacements import (
+    STEPS,
+    VALIDATED,
+    Replacement,
+    key_of,
+    override,
+    replacements,
+    value_of,
+)
 from recipe.holderpo.rehearsal.report import print_report
 from recipe.holderpo.rehearsal.stand_ins import Target, find_target, make_data, make_model, missing_data
 from recipe.holderpo.tasks.registry import load, tasks_of
@@ -108,7 +116,7 @@ def rehearse(overrides: Sequence[str], nodes: int = 1) -> int:
     Raises:
         ConfigError: the overrides or the model cannot be read, or nothing can be written.
     """
-    given = [one for one in overrides if _key(one) != "rehearse"]
+    given = [one for one in overrides if key_of(one) != "rehearse"]
     config = compose_config([*given, f"trainer.nnodes={nodes}"] if nodes > 1 else given)
     if config.trainer.device == "cpu":
         raise ConfigError("rehearse is true; allowed with trainer.device=cpu is false: that run needs no rehearsal")
@@ -116,14 +124,13 @@ def rehearse(overrides: Sequence[str], nodes: int = 1) -> int:
     folder = Path(config.run_dir).parent / f"rehearsal-{time.strftime('%Y%m%d-%H%M%S')}"
     check_can_write("run_dir", folder)
     here = min(nodes, len(ADDRESSES))
-    given = [one for one in given if _key(one) != "trainer.nnodes"]  # the launcher's own, on two nodes
+    given = [one for one in given if key_of(one) != "trainer.nnodes"]  # the launcher's own, on two nodes
     this = Rehearsal(
         given, here, folder, config, find_target("actor_rollout_ref.model.path", config.actor_rollout_ref.model.path)
     )
     folder.mkdir(parents=True)
     print(f"rehearsal: {folder}", flush=True)
-    tokenizer = "tokenizer" if this.target.folder else "each byte is a token"
-    this.part("model and data", f"family, {tokenizer}", "shrunk, random weights", lambda: _stand_ins(this))
+    this.part("model and data", this.target.what_is_kept, "shrunk, random weights", lambda: _stand_ins(this))
     if this.part("config", "all checks of values, before and by verl", "", lambda: _check(this, nodes)):
         this.replaced += replacements(config, this.nodes)
     where = "this machine" if this.nodes == 1 else f"{this.nodes} addresses of this machine"
@@ -142,10 +149,6 @@ def rehearse(overrides: Sequence[str], nodes: int = 1) -> int:
     for name in ("training", "resumed"):
         shutil.rmtree(folder / name / "checkpoints", ignore_errors=True)
     return int(this.failed)
-
-
-def _key(given: str) -> str:
-    return given.lstrip("+~").partition("=")[0]
 
 
 def _stand_ins(this: Rehearsal) -> None:

@@ -54,6 +54,11 @@ class Replacement:
         return override(self.key, self.value)
 
 
+def key_of(given: str) -> str:
+    """The key of an override."""
+    return given.lstrip("+~").partition("=")[0]
+
+
 def override(key: str, value: Any) -> str:
     """For Hydra's command line; a later override of a key wins over an earlier one."""
     return f"++{key}={_written(value)}"

@@ -38,6 +38,10 @@ class Target:
     """Where its config.json and tokenizer are; None: not on this machine."""
 
     @property
+    def what_is_kept(self) -> str:
+        return "family, tokenizer" if self.folder else "family, each byte is a token"
+
+    @property
     def why_replaced(self) -> str:
         return "small, random weights" + ("" if self.folder else "; its tokenizer is not on this machine")
 

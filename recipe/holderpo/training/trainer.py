@@ -191,8 +191,9 @@ class HolderTrainerMixin(PPOTrainer):
         follow that could make up for it."""
         root, manifest = Path(self.config.trainer.default_local_dir), self._manifest()
         try:
-            with self.progress.phase(SAVE, lambda: bytes_below(root)):
-                save_checkpoint(step_folder(root, self.global_steps), self._write_files, manifest)
+            folder = step_folder(root, self.global_steps)
+            with self.progress.phase(SAVE, lambda: bytes_below(folder)):
+                save_checkpoint(folder, self._write_files, manifest)
         except (OSError, RuntimeError) as error:  # torch.save raises the latter for a full disk
             if self.global_steps >= self.total_training_steps or stop_requested(self.config.run_dir):
                 raise
