@@ -24,6 +24,7 @@ from recipe.holderpo.config.settings import stall_settings, uses_holder_loss
 from recipe.holderpo.fault_tolerance.checkpoint import Checkpoint
 from recipe.holderpo.fault_tolerance.collapse import Collapsed, NotFinite
 from recipe.holderpo.fault_tolerance.command import how_to_resume
+from recipe.holderpo.fault_tolerance.console import console_that_holds_nothing
 from recipe.holderpo.fault_tolerance.resume import check_resume, find_checkpoint
 from recipe.holderpo.fault_tolerance.run_files import check_can_write, one_driver_per_run, temporary_folder
 from recipe.holderpo.fault_tolerance.signals import (
@@ -184,9 +185,10 @@ if __name__ == "__main__":
     if wants_help(sys.argv[1:]):
         sys.exit(print(help_text(__doc__)))
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # raised to here, where Hydra would print some lines of its own
-    try:
-        with refusals_of_hydra():
-            main()
-    except ConfigError as error:
-        print_error(error)
-        sys.exit(ExitStatus.REFUSED)
+    with console_that_holds_nothing():
+        try:
+            with refusals_of_hydra():
+                main()
+        except ConfigError as error:
+            print_error(error)
+            sys.exit(ExitStatus.REFUSED)

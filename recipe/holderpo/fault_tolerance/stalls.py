@@ -18,6 +18,7 @@ import psutil
 
 from recipe.holderpo.config.settings import StallSettings
 from recipe.holderpo.fault_tolerance import stacks
+from recipe.holderpo.fault_tolerance.console import Stream
 from recipe.holderpo.fault_tolerance.progress import PROGRESS_FILE, SAVE, START, SUSPENDED_SECONDS, Status, read_status
 from recipe.holderpo.fault_tolerance.signals import main_thread_interrupt
 
@@ -171,6 +172,8 @@ def _with_stacks(why: str, run_dir: Path, console: TextIO) -> str:
     message = f"stuck: {why}" + (f"; {', '.join(trouble[:3])}" if trouble else "")
     if not _within(DISK_SECONDS, write):
         print(f"error: {message}; and {run_dir} does not answer: nothing can be saved or read there", file=console)
+        if isinstance(console, Stream):
+            console.writer.drain()
         end_processes()
         os._exit(1)
     return f"{message}; stacks: {f'not written ({errors[0]})' if errors else folder}"

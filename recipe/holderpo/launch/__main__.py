@@ -21,6 +21,7 @@ from recipe.holderpo.config.compose import compose_config, set_environment
 from recipe.holderpo.config.errors import ConfigError, print_error
 from recipe.holderpo.config.help import help_text, wants_help
 from recipe.holderpo.fault_tolerance.command import COMMAND_VARIABLE
+from recipe.holderpo.fault_tolerance.console import console_that_holds_nothing
 from recipe.holderpo.fault_tolerance.run_files import check_can_write, temporary_folder
 from recipe.holderpo.fault_tolerance.signals import (
     ExitStatus,
@@ -209,4 +210,5 @@ def wait_for_all(node: Node, gpus: int, ray_start: "subprocess.Popen[str]") -> N
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    with console_that_holds_nothing():
+        sys.exit(main(sys.argv[1:]))

@@ -22,6 +22,7 @@ from recipe.holderpo.config.compose import CONF, compose_config
 from recipe.holderpo.config.errors import ConfigError
 from recipe.holderpo.config.help import help_text, wants_help
 from recipe.holderpo.fault_tolerance.command import COMMAND_VARIABLE
+from recipe.holderpo.fault_tolerance.console import console_that_holds_nothing
 from recipe.holderpo.fault_tolerance.resume import changes
 from recipe.holderpo.fault_tolerance.run_files import check_can_write, read_config
 from recipe.holderpo.fault_tolerance.signals import ExitStatus
@@ -156,4 +157,5 @@ if __name__ == "__main__":
     os.environ.setdefault(
         COMMAND_VARIABLE, shlex.join(["python", "-m", "recipe.holderpo.launch.compare", *sys.argv[1:]])
     )
-    sys.exit(exit_status(compare, sys.argv[1:]))
+    with console_that_holds_nothing():
+        sys.exit(exit_status(compare, sys.argv[1:]))

@@ -1,0 +1,91 @@
+"""Nothing waits for a console that takes no text."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+HOLDS_NOTHING = (
+    "import os, signal, sys\n"
+    "from recipe.holderpo.fault_tolerance.console import console_that_holds_nothing\n"
+    "with console_that_holds_nothing():\n"
+)
+ALL_THAT_A_PIPE_HOLDS = 1 << 20
+
+
+def child(code: str, output: int) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen([sys.executable, "-c", HOLDS_NOTHING + code], stdout=output, stderr=output)
+
+
+def test_a_pipe_that_nobody_reads_holds_neither_the_work_nor_the_end() -> None:
+    reader, writer = os.pipe()
+    done_reader, done_writer = os.pipe()
+    code = (
+        f"    print('a' * {2 * ALL_THAT_A_PIPE_HOLDS})\n"
+        "    print('b', file=sys.stderr)\n"
+        f"    os.write({done_writer}, b'done')\n"
+        "    sys.exit(7)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDS_NOTHING + code], stdout=writer, stderr=writer, pass_fds=[done_writer]
+    )
+    try:
+        assert os.read(done_reader, 4) == b"done"
+        assert process.wait(600) == 7
+    finally:
+        process.kill()
+        for number in (reader, writer, done_reader, done_writer):
+            os.close(number)
+
+
+def test_all_is_shown_in_its_order_to_one_who_reads_late() -> None:
+    reader, writer = os.pipe()
+    code = (
+        "    for number in range(20000):\n"
+        "        print(number, file=(sys.stdout, sys.stderr)[number % 2])\n"
+        "    print('\\u00fc', flush=True)\n"
+    )
+    process = child(code, writer)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as said:
+        assert said.read().decode().split() == [*map(str, range(20000)), "ü"]
+    assert process.wait() == 0
+
+
+def test_a_console_that_is_gone_ends_nothing() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = child("    print('a')\n    print('b', file=sys.stderr)\n    sys.exit(7)\n", writer)
+    os.close(writer)
+    assert process.wait() == 7
+
+
+def test_a_signals_handler_may_print_in_the_midst_of_printing() -> None:
+    reader, writer = os.pipe()
+    code = (
+        "    signal.signal(signal.SIGUSR1, lambda *_: print('handler\\n', end=''))\n"
+        "    print('ready')\n"
+        "    for number in range(200000):\n"
+        "        print('x\\n', end='')\n"
+        "    signal.signal(signal.SIGUSR1, signal.SIG_IGN)\n"
+        "    print('end')\n"
+    )
+    process = child(code, writer)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as said:
+        assert said.readline() == b"ready\n"
+        stop = threading.Event()
+
+        def strike() -> None:
+            while not stop.wait(0.001):
+                process.send_signal(signal.SIGUSR1)
+
+        thread = threading.Thread(target=strike)
+        thread.start()
+        lines = said.read().splitlines()
+        stop.set()
+        thread.join()
+    assert process.wait() == 0
+    assert lines.count(b"x") + lines.count(b"handler") + 1 == len(lines)
+    assert b"handler" in lines and lines[-1] == b"end"
