@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from recipe.holderpo.config.checks import check_config, check_with_verl
 from recipe.holderpo.config.compose import CONF, compose_config, register_resolvers, resolve, set_environment
+from recipe.holderpo.config.cross_checks import stalls
 from recipe.holderpo.config.errors import ConfigError
 from recipe.holderpo.fault_tolerance.checkpoint import commit
 from recipe.holderpo.fault_tolerance.resume import check_resume, find_checkpoint
@@ -370,6 +371,21 @@ def test_the_gpu_preset_passes_our_checks_and_verls(
     config = _compose(*overrides)
     check_config(config)
     check_with_verl(config)
+
+
+def test_on_gpus_a_collective_ends_before_the_run_is_stuck(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VERL_PLATFORM", raising=False)
+    config = _compose("hardware=gpu", "run_dir=never-made", "stall.floor_s=600")
+    with pytest.raises(ConfigError) as refused:
+        check_config(config)
+    (line,) = [line for line in refused.value.lines if line.startswith("stall.floor_s is 600;")]
+    assert "null, or more than actor_rollout_ref.nccl_timeout=600" in line
+    for key, allowed in {"stall.floor_s": 601, "actor_rollout_ref.nccl_timeout": 599}.items():
+        changed = copy.deepcopy(config)
+        OmegaConf.update(changed, key, allowed)
+        assert [*stalls(changed)] == []
+    config.stall.floor_s = None
+    assert [*stalls(config)] == []
 
 
 def test_the_environment_reaches_this_process_and_rays_workers(monkeypatch: pytest.MonkeyPatch) -> None:

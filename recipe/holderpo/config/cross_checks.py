@@ -21,10 +21,8 @@ SECRET_NAME = re.compile(
     re.IGNORECASE,
 )
 ATTENTION = "actor_rollout_ref.model.override_config.attn_implementation"
-SINGLE_TURN = (
-    "holder_single_turn",
-    "single_turn_agent",
-)  # agent loops, ours and verl's, that give no rewards themselves
+SINGLE_TURN = ("holder_single_turn", "single_turn_agent")
+"""Agent loops, ours and verl's, that give no rewards themselves."""
 AGENT_LOOPS = (*SINGLE_TURN, "tool_agent")
 # verl's keys that would undo what this recipe does about checkpoints; the value each must have, and why.
 _CHECKPOINT_KEYS = {
@@ -276,6 +274,15 @@ def forked_workers(config: DictConfig) -> Iterator[str]:
         )
 
 
+def stalls(config: DictConfig) -> Iterator[str]:
+    floor, timeout = config.stall.floor_s, config.actor_rollout_ref.nccl_timeout
+    if config.trainer.device != "cpu" and floor is not None and floor <= timeout:
+        yield (
+            f"stall.floor_s is {floor:g}; allowed on GPUs is null, or more than actor_rollout_ref.nccl_timeout={timeout:g}: "
+            "NCCL's own report of a rank that is gone is to come first"
+        )
+
+
 def ray_address(config: DictConfig) -> Iterator[str]:
     ray_init = config.ray_kwargs.ray_init
     address, own = ray_init.get("address"), ray_init.get("_node_ip_address")
@@ -381,6 +388,7 @@ CROSS_CHECKS: dict[Callable[[DictConfig], Iterator[str]], tuple[str, ...]] = {
     deterministic: ("deterministic", "trainer.v1.trainer_mode"),
     deterministic_gpus: ("deterministic", "trainer.device"),
     forked_workers: ("fork_workers",),
+    stalls: ("stall", "actor_rollout_ref.nccl_timeout", "trainer.device"),
     separate_async: (
         "trainer.v1",
         "actor_rollout_ref.rollout.checkpoint_engine",

@@ -35,6 +35,7 @@ VERL_KEYS: dict[str, Any] = {
     f"{_ACTOR}.ulysses_sequence_parallel_size": integer(1, 1024) | None,
     "actor_rollout_ref.model.override_config": dict[str, Any],
     "actor_rollout_ref.model.override_config.attn_implementation": Attention | None,
+    "actor_rollout_ref.nccl_timeout": integer(1, 10**6),
     "actor_rollout_ref.ref.fsdp_config.mixed_precision": dict[str, Precision] | None,
     "actor_rollout_ref.ref.log_prob_max_token_len_per_gpu": integer(1, 10**8),
     "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu": integer(1, 10**7) | None,
