@@ -203,6 +203,27 @@ def small_disk(run_dir: Path) -> list[str]:
     return ["unshare", "--map-root-user", "--mount", *script]
 
 
+# A pipe that is full and has a reader who never reads, in the place of the console.
+FULL_PIPE = """
+import os, sys
+reader, writer = os.pipe()
+os.set_inheritable(reader, True)
+os.set_blocking(writer, False)
+try:
+    while True:
+        os.write(writer, bytes(4096))
+except BlockingIOError:
+    os.set_blocking(writer, True)
+os.dup2(writer, 1)
+os.dup2(writer, 2)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def no_console(_: Path) -> list[str]:
+    return [sys.executable, "-c", FULL_PIPE]
+
+
 def free_disk(run: Run) -> Blow:
     """Take the ballast away after a save has failed."""
     run.wait_until(lambda: run.last_step() >= BEGIN + SAVE_EVERY)
@@ -255,6 +276,9 @@ FAULTS = [
     Fault("trainer killed while saving", partial(kill, "TaskRunnerV1"), saving=True),
     Fault("actor worker killed while saving", partial(kill, "ray::WorkerDict"), saving=True),
     Fault("disk full while saving", free_disk, prefix=small_disk, statuses=(0,)),
+    Fault(
+        "console takes nothing, actor worker killed", partial(kill, "ray::WorkerDict"), prefix=no_console, statuses=(0,)
+    ),
     Fault("checkpoint truncated", damage=truncate, statuses=(0,)),
     Fault("checkpoint file missing", damage=remove_model, statuses=(0,)),
     Fault("checkpoint bit flipped", damage=flip_bit, statuses=(0,)),
@@ -408,7 +432,7 @@ def main() -> None:
             )
         )
     for row in [("fault", "times", "survived", "started again", "steps lost", "left over"), *rows]:
-        print(f"{row[0]:34}" + "".join(f"{cell:>15}" for cell in row[1:]))
+        print(f"{row[0]:44}" + "".join(f"{cell:>15}" for cell in row[1:]))
     if any(row[1] != row[2] or row[5] for row in rows):
         sys.exit(1)
     shutil.rmtree(base)
