@@ -142,12 +142,11 @@ def train(
     config = OmegaConf.merge(config, {"trainer": resume})
     clip_level = config.holder.clip_level if uses_holder_loss(config) else None
     progress = Progress(run_dir / "metrics.jsonl", config.trainer.total_training_steps, clip_level=clip_level)
-    os.environ |= server.for_a_node() if server else {}
     own_ray = OmegaConf.select(config, "ray_kwargs.ray_init.address") == "local"
-    keep = [server.process.pid] if server else []
+    keep = server.pids if server else tuple
     stalls = stall_checks(run_dir, stall_settings(config), lambda: stop.given, config.stop_grace_s, keep, own_ray)
     with stalls, progress, _output_to(run_dir / "driver.log"):
-        start_ray(config)
+        start_ray(config, server)
         stop.listen()
         run_ppo(config, task_runner_class=HolderTaskRunner)
 

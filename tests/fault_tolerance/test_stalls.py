@@ -42,7 +42,7 @@ def test_a_stuck_run_is_ended(tmp_path: Path) -> None:
     after(2, tmp_path, STUCK)
     with (
         pytest.raises(Stalled, match="stuck: step 4 has made no progress for 500 s in update_actor") as error,
-        stall_checks(tmp_path, PATIENT, lambda: False, GRACE, keep=[kept.pid]),
+        stall_checks(tmp_path, PATIENT, lambda: False, GRACE, keep=lambda: [kept.pid]),
     ):
         assert not (tmp_path / PROGRESS_FILE).exists()
         threading.Event().wait(FOR_EVER)

@@ -50,7 +50,7 @@ MUTATIONS = (
     Mutation(
         "a stuck run's processes are left",
         _STALLS,
-        "                if own_ray:\n                    end_processes(keep)\n",
+        "                if own_ray:\n                    end_processes(keep())\n",
         "",
         ("tests/fault_tolerance/test_stalls.py",),
     ),

@@ -2,10 +2,11 @@
 
 import inspect
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,8 +28,8 @@ from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 from recipe.holderpo.config.compose import compose_config
 from recipe.holderpo.fault_tolerance.progress import MICRO_BATCHES, micro_batches
 from recipe.holderpo.startup.server import INTERPRETER
-from recipe.holderpo.training import verl_internals
-from recipe.holderpo.training.task_runner import start_ray
+from recipe.holderpo.training import task_runner, verl_internals
+from recipe.holderpo.training.task_runner import RAY_STARTS, SLOW_START, start_ray
 from recipe.holderpo.training.trainer import HolderTrainerMixin
 
 
@@ -174,6 +175,32 @@ def test_ray_is_started_as_verl_would(more: tuple[str, ...], monkeypatch: pytest
     assert ours["runtime_env"]["py_executable"] is None
     ours["runtime_env"]["py_executable"] = INTERPRETER
     assert forking == ours
+
+
+@pytest.mark.parametrize(("slow", "starts"), [(0, 1), (2, 3), (9, RAY_STARTS)])
+def test_a_ray_that_is_slow_to_start_is_started_again(slow: int, starts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what a failed start has left is ended."""
+    assert SLOW_START in inspect.getsource(ray._private.node)
+    began: list[subprocess.Popen[bytes]] = []
+
+    def init(**_: Any) -> None:
+        began.append(subprocess.Popen(["sleep", "1000"]))
+        if len(began) <= slow:
+            raise Exception(f"{SLOW_START}. This could happen because some of the raylet failed to startup")
+
+    def end_all(keep: Collection[int]) -> None:
+        for process in began:
+            process.kill()
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(task_runner, "end_processes", end_all)
+    config = compose_config(["model=tiny", "run_dir=never-made"])
+    with nullcontext() if slow < RAY_STARTS else pytest.raises(Exception, match=SLOW_START):
+        start_ray(config)
+    assert len(began) == starts
+    assert [process.wait() for process in began[:-1]] == [-signal.SIGKILL] * (starts - 1)
+    assert began[-1].poll() is None
+    began[-1].kill()
 
 
 def test_the_engines_state_is_where_liveness_looks_for_it() -> None:

@@ -83,7 +83,7 @@ def stall_checks(
     settings: StallSettings,
     stopping: Callable[[], bool],
     grace_s: float,
-    keep: Collection[int] = (),
+    keep: Callable[[], Collection[int]] = tuple,
     own_ray: bool = True,
 ) -> Iterator[None]:
     """Look at the run's progress every second, in a thread, and when it is stuck, end whatever the main thread waits for.
@@ -131,7 +131,7 @@ def stall_checks(
                     return  # it has ended meanwhile, by itself; what runs now is another start
                 stalled.append(Stalled(message, is_stopping))
                 if own_ray:
-                    end_processes(keep)
+                    end_processes(keep())
                 return interrupt()
 
     try:

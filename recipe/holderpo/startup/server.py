@@ -35,6 +35,9 @@ class ForkServer:
     ) -> None:
         self._end()
 
+    def pids(self) -> list[int]:
+        return [self.process.pid]
+
     def for_a_node(self) -> dict[str, str]:
         """Environment variables for a Ray node that is about to start. A server serves one node."""
         if self._asked:

@@ -1,6 +1,7 @@
 """verl's task runner (the Ray actor that holds the trainer), with HölderPO's trainer in the place of verl's."""
 
 import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,8 +12,13 @@ from verl.utils.logging_utils import configure_verl_logging
 
 from recipe.holderpo.config.settings import stall_settings
 from recipe.holderpo.fault_tolerance.progress import MICRO_BATCHES, Progress, micro_batches, progress_reports
-from recipe.holderpo.startup.server import INTERPRETER
+from recipe.holderpo.fault_tolerance.stalls import end_processes
+from recipe.holderpo.startup.server import INTERPRETER, ForkServer
 from recipe.holderpo.training.verl_internals import TaskRunner
+
+RAY_STARTS = 3
+SLOW_START = "The current node timed out during startup"
+"""What `ray.init` says when a node of its own took more than 30 s, as it may on a busy machine; no setting changes that."""
 
 
 class _HolderTaskRunner(TaskRunner):
@@ -59,10 +65,13 @@ class _HolderTaskRunner(TaskRunner):
 HolderTaskRunner = ray.remote(_HolderTaskRunner)
 
 
-def start_ray(config: DictConfig) -> None:
+def start_ray(config: DictConfig, server: ForkServer | None = None) -> None:
     """Start Ray, or attach to a cluster, as verl's `run_ppo` would, which then finds it started.
 
     Done before `run_ppo` because `ray.init` replaces the handler of SIGTERM, and ours must be set again before training.
+
+    Args:
+        server: from which a node of this run's own forks its workers.
     """
     rollout, reward_model = config.actor_rollout_ref.rollout, config.reward.reward_model
     if rollout.full_determinism or (reward_model.enable and reward_model.rollout.full_determinism):
@@ -84,4 +93,13 @@ def start_ray(config: DictConfig) -> None:
         runtime_env = OmegaConf.merge(runtime_env, {"py_executable": INTERPRETER})
     arguments = OmegaConf.to_container(OmegaConf.create({**settings, "runtime_env": runtime_env}))
     print(f"ray.init: {arguments}")
-    ray.init(**arguments)
+    for left in range(RAY_STARTS - 1, -1, -1):
+        os.environ |= server.for_a_node() if server else {}
+        try:
+            ray.init(**arguments)
+            return
+        except Exception as error:  # Ray has no class for it
+            if SLOW_START not in str(error) or left == 0:
+                raise
+            print(f"Ray's node did not start in time; starts left: {left}", file=sys.stderr, flush=True)
+            end_processes(server.pids() if server else ())
