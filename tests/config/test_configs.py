@@ -106,6 +106,7 @@ BAD = {
     "trust_checkpoint=perhaps": ["trust_checkpoint", "perhaps", "true or false"],
     "fork_workers=perhaps": ["fork_workers", "perhaps", "true or false"],
     "actor_rollout_ref.rollout.full_determinism=true": ["full_determinism", "True", "hash seed"],
+    "actor_rollout_ref.actor.checkpoint.async_save=1": ["async_save", "1", "true or false"],
     "stop_grace_s=0": ["stop_grace_s", "0", "from 1"],
     "guard.on_nonfinite=ignore": ["guard.on_nonfinite", "ignore", "skip"],
     "guard.on_collapse=hope": ["guard.on_collapse", "hope", "rollback"],

@@ -53,11 +53,12 @@ def assert_same(expected: Any, got: Any, where: str, rtol: float = 0.0, atol: fl
 
 
 @pytest.mark.stack
-@pytest.mark.parametrize("loaded", RANKS)
+@pytest.mark.parametrize("loaded", ["by_verl", *(f"on_{ranks}" for ranks in RANKS)])
 @pytest.mark.parametrize("saved", RANKS)
-def test_weights_moments_and_rate_are_those_that_were_saved(states: Path, saved: int, loaded: int) -> None:
+def test_weights_moments_and_rate_are_those_that_were_saved(states: Path, saved: int, loaded: str) -> None:
+    """And written, by a thread, after the next update."""
     expected, next_expected = torch.load(states / f"saved_{saved}.pt")
-    got, next_got = torch.load(states / f"{saved}_on_{loaded}.pt")
+    got, next_got = torch.load(states / f"{saved}_{loaded}.pt")
     assert expected["rate"]["last_epoch"] == 3 and len(expected["optimizer"]) == 14
     assert all(moments["exp_avg"].abs().max() > 0 for moments in expected["optimizer"].values())
     assert_same(expected, got, "state")

@@ -2,8 +2,9 @@
 
 import json
 import math
+import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,16 +16,17 @@ from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 
 from holderpo_core import Schedule, ScheduledP
 from recipe.holderpo.config.settings import GuardSettings, StallSettings
-from recipe.holderpo.fault_tolerance.checkpoint import newest_complete, read_manifest
+from recipe.holderpo.fault_tolerance.checkpoint import committed, newest_complete, read_manifest, step_folders
 from recipe.holderpo.fault_tolerance.collapse import Collapsed, CollapseDetector, NotFinite
 from recipe.holderpo.fault_tolerance.progress import Progress
 from recipe.holderpo.fault_tolerance.signals import STOP_REQUEST, Stopped
 from recipe.holderpo.report.record import RunRecord, read_metrics
 from recipe.holderpo.training import trainer as trainer_module
+from recipe.holderpo.training.rank_save import SavedPart
 from recipe.holderpo.training.step_p import StepP
 from recipe.holderpo.training.trainer import HolderTrainerSeparateAsync, HolderTrainerSync
 from recipe.holderpo.training.verl_internals import processes_of
-from recipe.holderpo.training.worker import P_KEY, SavedPart
+from recipe.holderpo.training.worker import P_KEY
 
 
 def manager(name: str) -> SimpleNamespace:
@@ -106,7 +108,7 @@ class Batch(SimpleNamespace):
     nonfinite = 0.0
 
 
-def make_trainer(tmp_path: Path, step: int = 0, **guard: Any) -> HolderTrainerSync:
+def make_trainer(tmp_path: Path, step: int = 0, in_background: bool = False, **guard: Any) -> HolderTrainerSync:
     """A trainer of a run of five steps with p from 2 to -2, as it is after `init` and `step` steps."""
     trainer = object.__new__(HolderTrainerSync)
     trainer.progress = Progress(StallSettings(), tmp_path / "micro_batches")
@@ -115,6 +117,7 @@ def make_trainer(tmp_path: Path, step: int = 0, **guard: Any) -> HolderTrainerSy
             "run_dir": str(tmp_path),
             "keep_checkpoints": 2,
             "guard": {"on_nonfinite": "skip"} | guard,
+            "actor_rollout_ref": {"actor": {"checkpoint": {"async_save": in_background}}},
             "trainer": {
                 "default_local_dir": str(tmp_path / "checkpoints"), "nnodes": 1, "n_gpus_per_node": 1, "test_freq": 2,
             },
@@ -126,10 +129,15 @@ def make_trainer(tmp_path: Path, step: int = 0, **guard: Any) -> HolderTrainerSy
     trainer.record = RunRecord(tmp_path)
     trainer.collapse = CollapseDetector(GuardSettings(**guard))
     trainer.actor_rollout_wg = SimpleNamespace(saved_part=lambda: [SavedPart()])
+    trainer._saves, trainer._saving = ThreadPoolExecutor(1), None
     trainer.global_steps = step
     if step == 0:
         trainer.record.resume_from(0)
     return trainer
+
+
+def folders(tmp_path: Path) -> list[str]:
+    return sorted(path.name for path in step_folders(tmp_path / "checkpoints"))
 
 
 def train_step(trainer: HolderTrainerSync, batch: Any = None, begun: Any = False, **metrics: float) -> dict[str, Any]:
@@ -287,7 +295,7 @@ def test_a_failed_save_is_undone_and_the_run_continues(how: str, verl: type[Reco
         trainer.config.trainer.nnodes = 2
     trainer._save_checkpoint()
     assert metrics["checkpoint/failed"] == 1.0 and verl.saves == 2
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["global_step_1"]
+    assert folders(tmp_path) == ["global_step_1"]
     assert read_manifest(tmp_path / "checkpoints/global_step_1")["step"] == 1
 
 
@@ -353,7 +361,95 @@ def test_older_checkpoints_are_pruned(verl: type[Recorded], tmp_path: Path) -> N
     for _ in range(4):
         train_step(trainer)
         trainer._save_checkpoint()
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["global_step_3", "global_step_4"]
+    assert folders(tmp_path) == ["global_step_3", "global_step_4"]
+
+
+class Ranks:
+    """Two ranks, the second of which writes for a while."""
+
+    def __init__(self, last: SavedPart) -> None:
+        self.written, self.last = threading.Event(), last
+
+    def saved_part(self) -> list[SavedPart | None]:
+        return [SavedPart(copied=False), self.last if self.written.is_set() else None]
+
+
+def saving_in_background(tmp_path: Path, last: SavedPart) -> tuple[HolderTrainerSync, Ranks]:
+    """A trainer that has begun to save step 1."""
+    trainer, ranks = make_trainer(tmp_path, in_background=True), Ranks(last)
+    trainer.actor_rollout_wg = ranks
+    metrics = train_step(trainer)
+    trainer._save_checkpoint()
+    record_step(trainer, metrics)
+    return trainer, ranks
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(verl: type[Recorded], tmp_path: Path) -> None:
+    trainer, ranks = saving_in_background(tmp_path, SavedPart())
+    assert not committed(tmp_path / "checkpoints/global_step_1")
+    trainer._finish_save(wait=False)
+    record_step(trainer, train_step(trainer))
+    assert trainer._saving is not None and not committed(tmp_path / "checkpoints/global_step_1")
+    ranks.written.set()
+    wait([trainer._saving[1]])
+    assert read_manifest(tmp_path / "checkpoints/global_step_1")["state"]["p"]["step"] == 1, "as it was in step 1"
+    assert (tmp_path / "checkpoints/latest_checkpointed_iteration.txt").read_text() == "1"
+    metrics = train_step(trainer)
+    trainer._finish_save(wait=False)
+    assert trainer._saving is None
+    assert metrics["checkpoint/seconds"] > 0 and metrics["checkpoint/in_background"] == 0, "one rank had no memory"
+
+
+def test_the_next_save_waits_for_the_one_before(verl: type[Recorded], tmp_path: Path) -> None:
+    trainer, ranks = saving_in_background(tmp_path, SavedPart())
+    metrics = train_step(trainer)
+    next_save = threading.Thread(target=trainer._save_checkpoint)
+    next_save.start()
+    next_save.join(0.2)
+    assert verl.saves == 1 and trainer.progress.status().phase == "save_checkpoint"
+    ranks.written.set()
+    next_save.join()
+    assert verl.saves == 2 and metrics["checkpoint/seconds"] > 0.2
+    trainer._finish_save()
+    assert folders(tmp_path) == ["global_step_1", "global_step_2"]
+
+
+@pytest.mark.parametrize("stopping", [False, True])
+def test_a_save_that_fails_in_the_background_is_undone_and_noted(
+    stopping: bool, verl: type[Recorded], tmp_path: Path
+) -> None:
+    """Also when the run is to stop: the step that is saved then is another one."""
+    trainer, ranks = saving_in_background(tmp_path, SavedPart(error="OSError: disk full"))
+    ranks.written.set()
+    metrics = train_step(trainer)
+    assert trainer._saving is not None
+    wait([trainer._saving[1]])
+    if stopping:
+        (tmp_path / STOP_REQUEST).touch()
+        trainer.actor_rollout_wg = SimpleNamespace(saved_part=lambda: [SavedPart()])
+        trainer._save_checkpoint()
+    trainer._finish_save()
+    assert metrics["checkpoint/failed"] == 1.0
+    assert folders(tmp_path) == ["global_step_2"] * stopping
+
+
+def test_a_run_that_ends_has_committed_what_it_saved(
+    verl: type[Recorded], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checkpoint before a collapse is the one to go back to."""
+    trainer, ranks = saving_in_background(tmp_path, SavedPart())
+    trainer.record.resumed_at = 0
+    trainer.config.trainer.val_only = False
+
+    def fit(self: Any, agent_loop_manager: Any) -> None:
+        train_step(trainer)
+        threading.Timer(0.2, ranks.written.set).start()
+        raise Collapsed("entropy is 0", 2)
+
+    monkeypatch.setattr(PPOTrainer, "fit", fit)
+    with pytest.raises(Collapsed):
+        trainer.fit(None)
+    assert committed(tmp_path / "checkpoints/global_step_1")
 
 
 def test_the_rule_of_p_sees_the_metrics_of_every_step_before_it_is_saved(

@@ -169,7 +169,11 @@ def _rank_that_saves(rank: int, address: str, fails: bool, out: str) -> None:
             raise AssertionError("nothing is loaded here")
 
     class Worker:
-        config = SimpleNamespace(actor=SimpleNamespace(policy_loss=SimpleNamespace(loss_mode="vanilla", p=None)))
+        config = SimpleNamespace(
+            actor=SimpleNamespace(
+                policy_loss=SimpleNamespace(loss_mode="vanilla", p=None), checkpoint=SimpleNamespace(async_save=True)
+            )
+        )
 
         def init_model(self) -> None:
             engine = SimpleNamespace(checkpoint_manager=Manager())
@@ -187,7 +191,8 @@ def _rank_that_saves(rank: int, address: str, fails: bool, out: str) -> None:
     worker.init_model()
     for _ in range(2):  # and the next save finds the ranks in step
         worker.save_checkpoint()
-    part = worker.saved_part()
+    while (part := worker.saved_part()) is None:
+        pass
     Path(out, str(rank)).write_text(json.dumps([part.error, part.files]))
     dist.destroy_process_group()
 

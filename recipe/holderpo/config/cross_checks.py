@@ -28,9 +28,9 @@ AGENT_LOOPS = (*SINGLE_TURN, "tool_agent")
 _CHECKPOINT_KEYS = {
     "trainer.max_actor_ckpt_to_keep": (None, "keep_checkpoints says how many are kept"),
     "trainer.max_critic_ckpt_to_keep": (None, "keep_checkpoints says how many are kept"),
+    "critic.checkpoint.async_save": (False, "a critic's is written at once"),
     "trainer.del_local_ckpt_after_load": (False, "a checkpoint is deleted when a newer one is complete"),
     "trainer.remove_previous_ckpt_in_save": (False, "a checkpoint is deleted when a newer one is complete"),
-    "actor_rollout_ref.actor.checkpoint.async_save": (False, "a checkpoint is committed when it is complete"),
 }
 
 
@@ -101,8 +101,11 @@ def checkpoints(config: DictConfig) -> Iterator[str]:
     if "hf_model" in config.actor_rollout_ref.actor.checkpoint.save_contents:
         yield (
             "actor_rollout_ref.actor.checkpoint.save_contents has 'hf_model'; allowed are model, optimizer and extra: "
-            "scripts/eval.sh merges a checkpoint into a Hugging Face folder when one is wanted"
+            "scripts/eval.sh merges a checkpoint where one is wanted"
         )
+    actor = config.actor_rollout_ref.actor
+    if actor.checkpoint.async_save and actor.strategy != "fsdp2":
+        yield f"actor_rollout_ref.actor.checkpoint.async_save is True; allowed with strategy={actor.strategy} is false"
     if config.trainer.resume_mode == "resume_path" and not isinstance(config.trainer.resume_from_path, str):
         yield (
             f"trainer.resume_from_path is {config.trainer.resume_from_path!r}; "
@@ -370,7 +373,7 @@ CROSS_CHECKS: dict[Callable[[DictConfig], Iterator[str]], tuple[str, ...]] = {
     no_secrets: (),
     holder_loss: (),
     guard: ("guard", "trainer.save_freq", "keep_checkpoints"),
-    checkpoints: ("trainer.resume_mode", "actor_rollout_ref.actor.checkpoint"),
+    checkpoints: ("trainer.resume_mode", "actor_rollout_ref.actor.checkpoint", "actor_rollout_ref.actor.strategy"),
     groups: ("actor_rollout_ref.rollout.n",),
     lengths: ("data.max_prompt_length", "data.max_response_length", "actor_rollout_ref.rollout.max_model_len"),
     batches: _BATCH_KEYS,
@@ -389,11 +392,7 @@ CROSS_CHECKS: dict[Callable[[DictConfig], Iterator[str]], tuple[str, ...]] = {
     deterministic_gpus: ("deterministic", "trainer.device"),
     forked_workers: ("fork_workers",),
     stalls: ("stall", "actor_rollout_ref.nccl_timeout", "trainer.device"),
-    separate_async: (
-        "trainer.v1",
-        "actor_rollout_ref.rollout.checkpoint_engine",
-        *_BATCH_KEYS,
-    ),
+    separate_async: ("trainer.v1", "actor_rollout_ref.rollout.checkpoint_engine", *_BATCH_KEYS),
     platform: ("trainer.device", "actor_rollout_ref.actor.strategy", "actor_rollout_ref.ref.strategy", ATTENTION),
     files: ("embedded_model", "embedded_data", "data.train_files", "data.val_files"),
 }

@@ -12,6 +12,7 @@ Attention = Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "
 Precision = Literal["bf16", "bfloat16", "fp16", "float16", "fp32", "float32"]
 
 VERL_KEYS: dict[str, Any] = {
+    f"{_ACTOR}.checkpoint.async_save": bool,
     f"{_ACTOR}.checkpoint.save_contents": list[str],
     f"{_ACTOR}.clip_ratio": number(0, 100),
     f"{_ACTOR}.clip_ratio_c": number(1, 1e9),

@@ -9,8 +9,9 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,21 +78,12 @@ def hash_files(files: Sequence[Path]) -> dict[str, Entry]:
         return dict(zip(map(str, files), pool.map(_entry, files), strict=True))
 
 
-def save_checkpoint(folder: Path, write: Callable[[Path], Mapping[str, Entry]], contents: dict[str, Any]) -> None:
-    """Write a checkpoint and commit it; undo it where that fails.
-
-    Args:
-        write: fills the folder, which does not exist before: what an interrupted save left must not mix with the new files.
-            Returns what is known of the files already, as `hash_files`.
-
-    Raises:
-        OSError, RuntimeError: what `write` or `commit` raised; nothing is left of the folder then.
-    """
+@contextmanager
+def undone_if_it_fails(folder: Path) -> Iterator[None]:
+    """A part of a save: after an error in it nothing is left of the folder."""
     try:
-        remove(folder)
-        hashed = write(folder)
-        commit(folder, contents, hashed)
-    except (OSError, RuntimeError):
+        yield
+    except (OSError, RuntimeError):  # torch.save raises the latter for a full disk
         remove(folder)
         raise
 

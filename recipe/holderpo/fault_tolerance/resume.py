@@ -49,6 +49,7 @@ FREE_KEYS = {
         "resume_changes",
         "trust_checkpoint",
         "keep_checkpoints",
+        "actor_rollout_ref.actor.checkpoint.async_save",
         "stop_grace_s",
         "trainer.resume_mode",
         "trainer.resume_from_path",

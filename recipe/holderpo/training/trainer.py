@@ -4,9 +4,11 @@ The parts are `StepP` (p of each step), `RunRecord` (metrics.jsonl), `CollapseDe
 checkpoints of `fault_tolerance.checkpoint`. Their state is in the checkpoint's manifest, and is restored from it.
 """
 
+import copy
 import logging
 import time
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,8 +25,17 @@ from verl.trainer.ppo.v1.trainer_separate_async import PPOTrainerSeparateAsync
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils import tensordict_utils as tu
 
+from recipe.holderpo import atomic
 from recipe.holderpo.config.settings import guard_settings, rule_of_p
-from recipe.holderpo.fault_tolerance.checkpoint import Entry, prune, read_manifest, save_checkpoint, step_folder
+from recipe.holderpo.fault_tolerance.checkpoint import (
+    Entry,
+    commit,
+    prune,
+    read_manifest,
+    remove,
+    step_folder,
+    undone_if_it_fails,
+)
 from recipe.holderpo.fault_tolerance.collapse import Collapsed, CollapseDetector, NotFinite, is_finite_update
 from recipe.holderpo.fault_tolerance.liveness import check_alive, liveness_checks
 from recipe.holderpo.fault_tolerance.progress import SAVE, Progress, bytes_below
@@ -33,6 +44,7 @@ from recipe.holderpo.report.record import RunRecord
 from recipe.holderpo.tasks.registry import EXTRA_FIELDS, advantage_estimators
 from recipe.holderpo.training.metrics import further_metrics, mean_reward
 from recipe.holderpo.training.nonfinite import write_nonfinite_samples
+from recipe.holderpo.training.rank_save import SavedPart
 from recipe.holderpo.training.step_p import StepP, order_metrics
 from recipe.holderpo.training.verl_internals import poll_replay_buffer_every, processes_of, time_phases
 from recipe.holderpo.training.worker import (
@@ -47,6 +59,7 @@ logger = logging.getLogger(__name__)
 
 # verl looks for finished samples every 2 s; on average half of that is lost in every step, on every cluster.
 POLL_SECONDS = 0.02
+SAVED_POLL_SECONDS = 0.5
 # Time for processes to answer that they are alive: after an error, and after a step, when all of them should be idle.
 AFTER_ERROR_SECONDS, AFTER_STEP_SECONDS = 60.0, 1.0
 
@@ -67,6 +80,8 @@ class HolderTrainerMixin(PPOTrainer):
         self.record = RunRecord(config.run_dir)
         self.collapse = CollapseDetector(guard_settings(config))
         self._trained: tuple[KVBatchMeta, dict[str, Any]]  # batch and metrics of the step in progress
+        self._saves = ThreadPoolExecutor(1, thread_name_prefix="save")
+        self._saving: tuple[int, Future[dict[str, float]]] | None = None  # the step that is being saved
         self._rows_fetched = 0  # prompts since this process started; names them when deterministic
 
     @property
@@ -113,12 +128,14 @@ class HolderTrainerMixin(PPOTrainer):
             try:
                 super().fit(agent_loop_manager)
             except (Stopped, Collapsed, NotFinite):
+                self._finish_save()
                 raise
             except Exception:
                 check_alive(
                     processes_of(self), AFTER_ERROR_SECONDS
                 )  # verl may only have found that no sample came back
                 raise
+            self._finish_save()
 
     def on_init_end(self) -> None:
         with liveness_checks(lambda: processes_of(self)):
@@ -134,6 +151,7 @@ class HolderTrainerMixin(PPOTrainer):
             reward = {"reward/mean": mean_reward(batch)} if self.p.rule.reads_reward else {}
             self.p.observe(self.global_steps, metrics | reward)
         self._trained = batch, metrics
+        self._finish_save(wait=False)
         if stop_requested(self.config.run_dir) and self.global_steps < self.total_training_steps:
             self._save_checkpoint()
             raise Stopped(f"stopped at step {self.global_steps}")
@@ -187,31 +205,46 @@ class HolderTrainerMixin(PPOTrainer):
     # Checkpoints
 
     def _save_checkpoint(self) -> None:
-        """A save that fails is undone and logged; the last good checkpoint stays, and the run continues, unless nothing would
+        """Save this step. Training waits until the ranks have copied what they write; in the last step, until it is written.
+
+        A save that fails is undone and logged; the last good checkpoint stays, and the run continues, unless nothing would
         follow that could make up for it."""
-        root, manifest = Path(self.config.trainer.default_local_dir), self._manifest()
+        self._finish_save()  # that of an earlier step
+        manifest = self._manifest()
+        folder, began = step_folder(Path(self.config.trainer.default_local_dir), self.global_steps), time.monotonic()
         try:
-            folder = step_folder(root, self.global_steps)
-            with self.progress.phase(SAVE, lambda: bytes_below(folder)):
-                save_checkpoint(folder, self._write_files, manifest)
-        except (OSError, RuntimeError) as error:  # torch.save raises the latter for a full disk
-            if self.global_steps >= self.total_training_steps or stop_requested(self.config.run_dir):
-                raise
-            self._trained[1]["checkpoint/failed"] = 1.0
-            logger.error("the checkpoint of step %d failed, the run continues: %s", self.global_steps, error)
-            return
+            with self.progress.phase(SAVE, lambda: bytes_below(folder)), undone_if_it_fails(folder):
+                remove(folder)  # what an interrupted save left must not mix with the new files
+                (folder / "actor").mkdir(parents=True)
+                super()._save_checkpoint()
+        except (OSError, RuntimeError) as error:
+            return self._save_failed(self.global_steps, error)
+        self._saving = self.global_steps, self._saves.submit(self._commit_when_written, folder, manifest, began)
+        if self._is_last() or not self.config.actor_rollout_ref.actor.checkpoint.async_save:
+            self._finish_save()
+
+    def _is_last(self) -> bool:
+        return bool(self.global_steps >= self.total_training_steps or stop_requested(self.config.run_dir))
+
+    def _commit_when_written(self, folder: Path, manifest: dict[str, Any], began: float) -> dict[str, float]:
+        """In a thread: make the folder a checkpoint when all ranks have written their parts; returns metrics of the save."""
+        while None in (parts := self.actor_rollout_wg.saved_part()):
+            time.sleep(SAVED_POLL_SECONDS)
+        with undone_if_it_fails(folder):
+            commit(folder, manifest, self._files(folder, parts))
         try:
-            prune(root, self.global_steps, self.config.keep_checkpoints)
+            # verl's own note, which it does not write of a save in the background.
+            atomic.write_text(folder.parent / "latest_checkpointed_iteration.txt", str(manifest["step"]))
+            prune(folder.parent, manifest["step"], self.config.keep_checkpoints)
         except OSError as error:
-            logger.error("an older checkpoint could not be deleted: %s", error)
+            logger.error("an older checkpoint could not be deleted, or verl's note not be written: %s", error)
+        copied = all(part.copied for part in parts)
+        return {"checkpoint/seconds": time.monotonic() - began, "checkpoint/in_background": float(copied)}
 
-    def _write_files(self, folder: Path) -> dict[str, Entry]:
-        """verl's files of this step; returns sizes and hashes of those that the ranks wrote.
+    def _files(self, folder: Path, parts: list[SavedPart]) -> dict[str, Entry]:
+        """Sizes and hashes of what the ranks wrote.
 
-        Raises OSError where a rank could not write its part, or it cannot be seen from here."""
-        (folder / "actor").mkdir(parents=True)
-        super()._save_checkpoint()
-        parts = self.actor_rollout_wg.saved_part()
+        Raises OSError where one could not write its part, or it cannot be seen from here."""
         errors = [part.error for part in parts if part.error]
         if errors:
             raise OSError(errors[0])
@@ -220,6 +253,28 @@ class HolderTrainerMixin(PPOTrainer):
         if shards < ranks:
             raise OSError(f"{shards} of {ranks} shards can be seen from here: do all nodes share {folder.parent}?")
         return {file: entry for part in parts for file, entry in part.files.items()}
+
+    def _finish_save(self, wait: bool = True) -> None:
+        """Note how the last save ended, in the metrics of the step in progress; not `wait`: if it has."""
+        if self._saving is None:
+            return
+        step, saving = self._saving
+        folder = step_folder(Path(self.config.trainer.default_local_dir), step)
+        if wait:
+            with self.progress.phase(SAVE, lambda: bytes_below(folder)):
+                wait_for([saving])
+        if saving.done():
+            self._saving = None
+            try:
+                self._trained[1].update(saving.result())
+            except (OSError, RuntimeError) as error:
+                self._save_failed(step, error)
+
+    def _save_failed(self, step: int, error: Exception) -> None:
+        if step == self.global_steps and self._is_last():
+            raise error
+        self._trained[1]["checkpoint/failed"] = 1.0
+        logger.error("the checkpoint of step %d failed, the run continues: %s", step, error)
 
     def _manifest(self) -> dict[str, Any]:
         """What a checkpoint says of itself, with the state of the parts."""
@@ -235,7 +290,7 @@ class HolderTrainerMixin(PPOTrainer):
             "saved_at": time.time(),
             "versions": {name: version(name) for name in ("verl", "torch", "ray", "transformers")},
             "config": self._composed,
-            "state": {name: part.state_dict() for name, part in self.parts.items()},
+            "state": {name: copy.deepcopy(part.state_dict()) for name, part in self.parts.items()},  # written later
         }
 
     # What `deterministic=true` needs beside the agent loop's seeds: names and an order that depend neither on chance nor on

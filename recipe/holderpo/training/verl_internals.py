@@ -74,6 +74,27 @@ def wrap_save(worker: Any, wrap: Callable[[Callable[..., None]], Callable[..., N
     manager.save_checkpoint = wrap(manager.save_checkpoint)
 
 
+@contextmanager
+def files_of_a_save(take: Callable[[Any, str], None]) -> Iterator[None]:
+    """In the block, `take` is called with what verl's checkpoint manager would write with `torch.save`, and the file's path.
+
+    verl has an `async_save`, for Megatron alone."""
+    import torch
+    from verl.utils.checkpoint import fsdp_checkpoint_manager
+
+    class Torch:
+        save = staticmethod(take)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(torch, name)
+
+    fsdp_checkpoint_manager.torch = Torch()
+    try:
+        yield
+    finally:
+        fsdp_checkpoint_manager.torch = torch
+
+
 def wrap_load(worker: Any, wrap: Callable[[Callable[..., None]], Callable[..., None]]) -> None:
     """Replace the reading of a rank's checkpoint files, as `wrap_save` does the writing."""
     manager = worker.actor.engine.checkpoint_manager

@@ -8,7 +8,6 @@ do not depend on how the batch was split; `finish_metrics` divides on the driver
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,9 +22,9 @@ from verl.utils.metric import AggregationType, Metric
 from verl.workers.engine_workers import ActorRolloutRefWorker
 
 from holderpo_core import REDUCTION
-from recipe.holderpo.fault_tolerance.checkpoint import Entry, hash_files
 from recipe.holderpo.fault_tolerance.progress import MICRO_BATCHES, MicroBatches
 from recipe.holderpo.policy_loss import METRIC_PREFIX, measured
+from recipe.holderpo.training.rank_save import RankSave, SavedPart
 from recipe.holderpo.training.reshard import load_on_other_ranks, ranks_of
 from recipe.holderpo.training.verl_internals import actor_config, modules_of, wrap_load, wrap_save, wrap_update
 
@@ -123,27 +122,21 @@ def with_update_measures(train_batch: Callable[..., Any]) -> Callable[..., Any]:
     return train_and_measure
 
 
-@dataclass(frozen=True)
-class SavedPart:
-    """A rank's part of a save: its files, as `hash_files` says, or why there is none."""
-
-    files: dict[str, Entry] = field(default_factory=dict)
-    error: str | None = None
-
-
 class HolderWorkerMixin:
     """Over a verl worker class: p comes with each batch, and a save that fails is the driver's to judge."""
 
     actor: Any  # verl's TrainingWorker; None in a worker without an actor
     config: Any
     loss_fn: LossFn
-    _saved: "SavedPart"
+    _rank_save: RankSave
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def init_model(self) -> None:
         super().init_model()  # type: ignore[misc]
         if self.actor is None:
             return
+        ranks_here = int(os.environ.get("RAY_LOCAL_WORLD_SIZE", "1"))
+        self._rank_save = RankSave(bool(self.config.actor.checkpoint.async_save), ranks_here)
         wrap_save(self, lambda save: partial(self._save, save))
         wrap_load(self, lambda load: partial(self._load, load))
         mode = self.config.actor.policy_loss.loss_mode
@@ -161,16 +154,11 @@ class HolderWorkerMixin:
         """verl's writing of this rank's files, but an error (a full disk) is kept for `saved_part`.
 
         verl's ranks meet when they have written; one that raised before would leave the others waiting."""
+        own_files = f"*_rank_{torch.distributed.get_rank()}.pt"
         try:
-            save(local_path, *args, **kwargs)
-        except Exception as error:  # torch and tokenizers raise what they like for a full disk
-            self._saved = SavedPart(error=f"{type(error).__name__}: {' '.join(str(error).split())}")
+            self._rank_save.save(lambda: save(local_path, *args, **kwargs), lambda: [*Path(local_path).glob(own_files)])
+        except Exception:  # torch and tokenizers raise what they like for a full disk
             torch.distributed.barrier()
-            return
-        try:
-            self._saved = SavedPart(hash_files([*Path(local_path).glob(f"*_rank_{torch.distributed.get_rank()}.pt")]))
-        except OSError as error:
-            self._saved = SavedPart(error=f"{type(error).__name__}: {error}")
 
     def _load(self, load: Callable[..., None], local_path: str, *args: Any, **kwargs: Any) -> None:
         """verl's reading of this rank's files, or ours of all ranks' where they were saved on another number of ranks."""
@@ -179,9 +167,9 @@ class HolderWorkerMixin:
         load_on_other_ranks(self.actor.engine.checkpoint_manager, Path(local_path))
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
-    def saved_part(self) -> "SavedPart":
-        """What this rank wrote in the last save, or what went wrong."""
-        return self._saved
+    def saved_part(self) -> SavedPart | None:
+        """What this rank wrote in the last save, or what went wrong; None: it is still being written."""
+        return self._rank_save.part()
 
 
 class HolderActorRolloutRefWorker(HolderWorkerMixin, ActorRolloutRefWorker):

@@ -1,0 +1,138 @@
+"""A rank's part of a checkpoint. Training waits until its state is copied into the machine's memory; a thread writes the
+copy.
+
+With `actor_rollout_ref.actor.checkpoint.async_save=false`, and where there is no memory for a copy, it waits for the disk.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from recipe.holderpo.fault_tolerance.checkpoint import Entry, hash_files
+from recipe.holderpo.training.verl_internals import files_of_a_save
+
+PART_OF_MEMORY = 0.5
+"""Of what is free on the machine, at most so much is taken for the copies of all its ranks."""
+CGROUP = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True)
+class SavedPart:
+    """What a rank wrote in a save: its files, as `hash_files` says, or why there is none."""
+
+    files: dict[str, Entry] = field(default_factory=dict)
+    error: str | None = None
+    copied: bool = True
+    """Whether training went on meanwhile."""
+
+
+class RankSave:
+    """The saves of one rank, one after another.
+
+    Args:
+        in_background: whether a thread may write.
+        ranks_here: how many ranks share this machine's memory.
+    """
+
+    def __init__(self, in_background: bool, ranks_here: int) -> None:
+        self._in_background, self._ranks_here = in_background, ranks_here
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="save")
+        self._part: Future[SavedPart] = Future()
+
+    def save(self, write: Callable[[], None], own_files: Callable[[], Sequence[Path]]) -> None:
+        """Call `write`, verl's save of this rank, but let a thread write what it passes to `torch.save`.
+
+        Args:
+            own_files: this rank's files, once they are written.
+
+        Raises:
+            Exception: what `write` raised, or the copy; `part` says it, too.
+        """
+        copies = list[tuple[Any, Path]]()
+        copied = True
+
+        def take(value: Any, path: str) -> None:
+            nonlocal copied
+            if self._in_background and self._ranks_here * size_of(value) <= PART_OF_MEMORY * available_memory():
+                copies.append((copy_of(value), Path(path)))
+            else:
+                copied = False
+                torch.save(value, path)
+
+        try:
+            with files_of_a_save(take):
+                write()
+        except Exception as error:
+            self._part = Future()
+            self._part.set_result(SavedPart(error=_in_a_line(error)))
+            raise
+        self._part = self._pool.submit(_write, copies, own_files, copied)
+
+    def part(self) -> SavedPart | None:
+        """Of the last save; None: it is still being written."""
+        return self._part.result() if self._part.done() else None
+
+
+def _write(copies: list[tuple[Any, Path]], own_files: Callable[[], Sequence[Path]], copied: bool) -> SavedPart:
+    try:
+        while copies:
+            torch.save(*copies.pop(0))  # which frees its memory
+        return SavedPart(hash_files(own_files()), copied=copied)
+    except Exception as error:  # torch raises what it likes for a full disk
+        return SavedPart(error=_in_a_line(error))
+
+
+def _in_a_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def copy_of(value: Any, made: dict[Any, torch.Tensor] | None = None) -> Any:
+    """A state dict whose tensors are copies in the machine's memory, of a DTensor this rank's shard; what shares its memory
+    (tied weights) still does."""
+    made = {} if made is None else made
+    if isinstance(value, torch.Tensor):
+        local = getattr(value, "_local_tensor", value)
+        place = local.data_ptr(), local.dtype, value.shape, local.stride()
+        if place not in made or not local.numel():
+            made[place] = value.detach().to("cpu", copy=True)
+        return made[place]
+    if isinstance(value, dict):
+        return type(value)((key, copy_of(one, made)) for key, one in value.items())
+    if isinstance(value, list | tuple):
+        return type(value)(copy_of(one, made) for one in value)
+    return value
+
+
+def size_of(value: Any) -> int:
+    """Bytes of a state dict's tensors, of a DTensor those of this rank's shard."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in _tensors(value))
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield getattr(value, "_local_tensor", value)
+    elif isinstance(value, dict | list | tuple):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(one)
+
+
+def available_memory() -> int:
+    """Bytes that may still be taken on this machine, or in this container."""
+    limits = [psutil.virtual_memory().available]
+    for limit, used, cache in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        with suppress(OSError, ValueError):  # not this version of cgroups; no limit ("max")
+            counts = dict(line.split() for line in (CGROUP / limit).with_name("memory.stat").read_text().splitlines())
+            # What is cached of files counts as used, and is given up first.
+            limits.append(
+                int((CGROUP / limit).read_text()) - int((CGROUP / used).read_text()) + int(counts.get(cache, 0))
+            )
+    return min(limits)
