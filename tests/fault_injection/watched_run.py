@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from recipe.holderpo.fault_tolerance.checkpoint import committed, step_folders, step_of
+from recipe.holderpo.fault_tolerance.checkpoint import committed, step_folder, step_folders, step_of
 from recipe.holderpo.report.record import METRICS_FILE, last_step, read_metrics
 
 ROOT = Path(__file__).parents[2]
@@ -212,6 +212,10 @@ class Run:
 
     def checkpoints(self) -> list[Path]:
         return step_folders(self.run_dir / "checkpoints")
+
+    def has_saved(self, step: int) -> bool:
+        """Whether the checkpoint of this step, which is written while the next one is trained, is complete."""
+        return committed(step_folder(self.run_dir / "checkpoints", step))
 
 
 @dataclass

@@ -102,7 +102,7 @@ def looked(
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
     }
     run.start(planted | {"WANDB_MODE": "offline"})
-    assert run.wait_until(lambda: run.last_step() > SAVED_STEP), run.said
+    assert run.wait_until(lambda: run.last_step() > SAVED_STEP and run.has_saved(SAVED_STEP)), run.said
     (temporary,) = run.base.glob("holderpo-*")
     assert temporary.stat().st_mode & 0o777 == 0o700
     texts = {path: path.read_bytes() for path in temporary.rglob("*") if path.is_file()}

@@ -68,6 +68,7 @@ def story(new_run: Callable[..., Run], small_overrides: list[str], tmp_path_fact
     note()
 
     start_until_half_of_step(run, gate, KILLED, since=STOPPED)
+    assert run.wait_until(lambda: run.has_saved(KILLED - 1)), run.said
     shutil.copytree(run.run_dir / "checkpoints", saved)
     note()
     for damage, step in ((faults.truncate, 5), (faults.flip_bit, 4), (faults.remove_model, 3)):
@@ -76,7 +77,7 @@ def story(new_run: Callable[..., Run], small_overrides: list[str], tmp_path_fact
     close(gate, FROZEN, since=RESTARTED_FROM)
     assert run.wait_until(lambda: "restarts left: 1" in run.said), run.said
     reached(gate).unlink(missing_ok=True)  # by those that were killed
-    assert run.wait_until(reached(gate).exists), run.said
+    assert run.wait_until(lambda: reached(gate).exists() and run.has_saved(FROZEN - 1)), run.said
     faults.freeze("VLLM::EngineCore", run)()
     gate.unlink()
     told.statuses.append(run.wait())
