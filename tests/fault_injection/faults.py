@@ -27,6 +27,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from fault_injection import machines
 from fault_injection.smallest_run import smallest_run
 from fault_injection.watched_run import OTHER, Run, TwoNodeRun, copied, differences
 from recipe.holderpo.fault_tolerance.checkpoint import MANIFEST
@@ -187,41 +188,23 @@ def rolled_back(run: Run) -> str | None:
     return None
 
 
-# A disk with room for another checkpoint or two, but for a ballast that leaves only half of one: made, filled with the
-# run's checkpoints and mounted over their folder.
-SMALL_DISK = """
-mount -t tmpfs -o size=$1 small "$3.disk"; cp -a "$3/." "$3.disk/"; mount --bind "$3.disk" "$3"
-head -c $2 /dev/zero > "$3/ballast"; shift 3; exec "$@"
-"""
+def hang_disk(run: Run) -> Blow:
+    """Until the command has ended; the next one finds the disk as it was."""
+    servers = [p for p in psutil.process_iter() if p.name() == "bindfs" and str(run.run_dir) in p.cmdline()]
+    if not servers:
+        raise LookupError("no bindfs to be stopped")
+    server = servers[0]
+
+    def blow() -> None:
+        server.suspend()
+        run.wait_until(lambda: False)
+        server.kill()
+
+    return blow
 
 
-def small_disk(run_dir: Path) -> list[str]:
-    folder = run_dir / "checkpoints"
-    checkpoint = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    folder.with_suffix(".disk").mkdir()
-    script = ["sh", "-ec", SMALL_DISK, "sh", str(4 * checkpoint), str(5 * checkpoint // 2), str(folder)]
-    return ["unshare", "--map-root-user", "--mount", *script]
-
-
-# A pipe that is full and has a reader who never reads, in the place of the console.
-FULL_PIPE = """
-import os, sys
-reader, writer = os.pipe()
-os.set_inheritable(reader, True)
-os.set_blocking(writer, False)
-try:
-    while True:
-        os.write(writer, bytes(4096))
-except BlockingIOError:
-    os.set_blocking(writer, True)
-os.dup2(writer, 1)
-os.dup2(writer, 2)
-os.execv(sys.argv[1], sys.argv[1:])
-"""
-
-
-def no_console(_: Path) -> list[str]:
-    return [sys.executable, "-c", FULL_PIPE]
+def set_clock_back(run: Run) -> Blow:
+    return (run.folder / machines.SET_BACK).touch
 
 
 def free_disk(run: Run) -> Blow:
@@ -275,9 +258,14 @@ FAULTS = [
     Fault("driver killed while saving", partial(kill, None), saving=True),
     Fault("trainer killed while saving", partial(kill, "TaskRunnerV1"), saving=True),
     Fault("actor worker killed while saving", partial(kill, "ray::WorkerDict"), saving=True),
-    Fault("disk full while saving", free_disk, prefix=small_disk, statuses=(0,)),
+    Fault("disk full while saving", free_disk, prefix=machines.small_disk, statuses=(0,)),
+    Fault("clock set back an hour", set_clock_back, prefix=machines.clock, statuses=(0,)),
+    Fault("disk of the run's folder hangs", hang_disk, prefix=machines.fuse_disk, statuses=(1, 0)),
     Fault(
-        "console takes nothing, actor worker killed", partial(kill, "ray::WorkerDict"), prefix=no_console, statuses=(0,)
+        "console takes nothing, actor worker killed",
+        partial(kill, "ray::WorkerDict"),
+        prefix=machines.no_console,
+        statuses=(0,),
     ),
     Fault("checkpoint truncated", damage=truncate, statuses=(0,)),
     Fault("checkpoint file missing", damage=remove_model, statuses=(0,)),
