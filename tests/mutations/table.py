@@ -26,12 +26,70 @@ def mutated(text: str, mutation: Mutation) -> str:
 
 _TRAINER = f"{_RECIPE}/training/trainer.py"
 _WORKER = f"{_RECIPE}/training/worker.py"
+_RANK_SAVE = f"{_RECIPE}/training/rank_save.py"
 _COLLAPSE = f"{_RECIPE}/fault_tolerance/collapse.py"
 _WIRING = ("tests/training/test_trainer.py",)
 
 _STALLS, _PROGRESS = f"{_RECIPE}/fault_tolerance/stalls.py", f"{_RECIPE}/fault_tolerance/progress.py"
 
 MUTATIONS = (
+    # Checkpoints that are written while training goes on
+    Mutation(
+        "what is to be saved is not copied",
+        _RANK_SAVE,
+        'value.detach().to("cpu", copy=True)',
+        "value.detach()",
+        ("tests/training/test_rank_save.py",),
+    ),
+    Mutation(
+        "a copy may take all memory",
+        _RANK_SAVE,
+        "<= PART_OF_MEMORY * available_memory()",
+        "<= available_memory()",
+        ("tests/training/test_rank_save.py",),
+    ),
+    Mutation(
+        "a checkpoint is committed before all ranks have written",
+        _TRAINER,
+        "while None in (parts := self.actor_rollout_wg.saved_part()):",
+        "while all(part is None for part in (parts := self.actor_rollout_wg.saved_part())):",
+        _WIRING,
+    ),
+    Mutation(
+        "a save does not wait for the one before",
+        _TRAINER,
+        "        self._finish_save()  # that of an earlier step\n",
+        "",
+        _WIRING,
+    ),
+    Mutation(
+        "a run that collapses leaves its save unfinished",
+        _TRAINER,
+        "                self._finish_save()\n                raise\n",
+        "                raise\n",
+        _WIRING,
+    ),
+    Mutation(
+        "the failure of an earlier save ends a run that stops",
+        _TRAINER,
+        "        if step == self.global_steps and self._is_last():\n",
+        "        if self._is_last():\n",
+        _WIRING,
+    ),
+    Mutation(
+        "a Ray that was slow to start is left",
+        f"{_RECIPE}/training/task_runner.py",
+        "            end_processes(server.pids() if server else ())\n",
+        "",
+        ("tests/training/test_verl_internals.py",),
+    ),
+    Mutation(
+        "a run is stuck as soon as NCCL reports",
+        f"{_RECIPE}/config/cross_checks.py",
+        "floor <= timeout",
+        "floor < timeout",
+        ("tests/config/test_configs.py::test_on_gpus_a_collective_ends_before_the_run_is_stuck",),
+    ),
     # A run that hangs, and one on other numbers of nodes and ranks
     Mutation(
         "the smaller of the two limits of a phase holds",
@@ -188,7 +246,7 @@ MUTATIONS = (
         "ranks do not meet after a failed write",
         _WORKER,
         "            torch.distributed.barrier()\n",
-        "",
+        "            pass\n",
         ("tests/training/test_worker.py",),
     ),
     Mutation(

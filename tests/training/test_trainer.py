@@ -3,7 +3,7 @@
 import json
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from types import SimpleNamespace
@@ -374,18 +374,30 @@ class Ranks:
         return [SavedPart(copied=False), self.last if self.written.is_set() else None]
 
 
-def saving_in_background(tmp_path: Path, last: SavedPart) -> tuple[HolderTrainerSync, Ranks]:
-    """A trainer that has begun to save step 1."""
-    trainer, ranks = make_trainer(tmp_path, in_background=True), Ranks(last)
-    trainer.actor_rollout_wg = ranks
-    metrics = train_step(trainer)
-    trainer._save_checkpoint()
-    record_step(trainer, metrics)
-    return trainer, ranks
+Saving = Callable[[SavedPart], tuple[HolderTrainerSync, Ranks]]
 
 
-def test_training_goes_on_while_a_checkpoint_is_written(verl: type[Recorded], tmp_path: Path) -> None:
-    trainer, ranks = saving_in_background(tmp_path, SavedPart())
+@pytest.fixture
+def saving(verl: type[Recorded], tmp_path: Path) -> Iterator[Saving]:
+    """A trainer that has begun to save step 1, of which the second rank is to write this."""
+    all_ranks = list[Ranks]()
+
+    def begin(last: SavedPart) -> tuple[HolderTrainerSync, Ranks]:
+        trainer, ranks = make_trainer(tmp_path, in_background=True), Ranks(last)
+        all_ranks.append(ranks)
+        trainer.actor_rollout_wg = ranks
+        metrics = train_step(trainer)
+        trainer._save_checkpoint()
+        record_step(trainer, metrics)
+        return trainer, ranks
+
+    yield begin
+    for ranks in all_ranks:
+        ranks.written.set()  # or the thread that waits for them would not end
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(saving: Saving, tmp_path: Path) -> None:
+    trainer, ranks = saving(SavedPart())
     assert not committed(tmp_path / "checkpoints/global_step_1")
     trainer._finish_save(wait=False)
     record_step(trainer, train_step(trainer))
@@ -400,8 +412,8 @@ def test_training_goes_on_while_a_checkpoint_is_written(verl: type[Recorded], tm
     assert metrics["checkpoint/seconds"] > 0 and metrics["checkpoint/in_background"] == 0, "one rank had no memory"
 
 
-def test_the_next_save_waits_for_the_one_before(verl: type[Recorded], tmp_path: Path) -> None:
-    trainer, ranks = saving_in_background(tmp_path, SavedPart())
+def test_the_next_save_waits_for_the_one_before(saving: Saving, verl: type[Recorded], tmp_path: Path) -> None:
+    trainer, ranks = saving(SavedPart())
     metrics = train_step(trainer)
     next_save = threading.Thread(target=trainer._save_checkpoint)
     next_save.start()
@@ -416,10 +428,10 @@ def test_the_next_save_waits_for_the_one_before(verl: type[Recorded], tmp_path: 
 
 @pytest.mark.parametrize("stopping", [False, True])
 def test_a_save_that_fails_in_the_background_is_undone_and_noted(
-    stopping: bool, verl: type[Recorded], tmp_path: Path
+    stopping: bool, saving: Saving, tmp_path: Path
 ) -> None:
     """Also when the run is to stop: the step that is saved then is another one."""
-    trainer, ranks = saving_in_background(tmp_path, SavedPart(error="OSError: disk full"))
+    trainer, ranks = saving(SavedPart(error="OSError: disk full"))
     ranks.written.set()
     metrics = train_step(trainer)
     assert trainer._saving is not None
@@ -434,10 +446,10 @@ def test_a_save_that_fails_in_the_background_is_undone_and_noted(
 
 
 def test_a_run_that_ends_has_committed_what_it_saved(
-    verl: type[Recorded], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    saving: Saving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The checkpoint before a collapse is the one to go back to."""
-    trainer, ranks = saving_in_background(tmp_path, SavedPart())
+    trainer, ranks = saving(SavedPart())
     trainer.record.resumed_at = 0
     trainer.config.trainer.val_only = False
 
