@@ -1,4 +1,8 @@
-"""`python -m recipe.holderpo.report RUN_DIR [RUN_DIR ...]`: redraw each run's curves and print the final table."""
+"""Redraw each run's curves and print the final table: `python -m recipe.holderpo.report RUN_DIR [RUN_DIR ...]`.
+
+With `--html FILE`, one page instead, in one file that needs no network: runs side by side, where p acts, and the answers of
+the validations.
+"""
 
 import argparse
 import sys
@@ -11,11 +15,31 @@ from recipe.holderpo.report.record import METRICS_FILE, read_run
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m recipe.holderpo.report", description=__doc__)
     parser.add_argument("run_dirs", nargs="+", type=Path, metavar="RUN_DIR", help="folder with a metrics.jsonl")
-    run_dirs: list[Path] = parser.parse_args().run_dirs
+    parser.add_argument("--html", type=Path, metavar="FILE", help="make this page, and draw and print nothing")
+    arguments = parser.parse_args()
+    run_dirs: list[Path] = arguments.run_dirs
     lines = [line for run_dir in run_dirs for line in unusable(run_dir)]
     if lines:
         print_error(ConfigError(*lines))
         sys.exit(2)
+    if arguments.html is not None:
+        write(run_dirs, arguments.html)
+    else:
+        draw_and_print(run_dirs)
+
+
+def write(run_dirs: list[Path], file: Path) -> None:
+    from recipe.holderpo.report.page.write import write_page
+
+    try:
+        write_page(run_dirs, file)
+    except OSError as error:
+        print_error(ConfigError(f"--html is {str(file)!r}, which cannot be written: {error.strerror}"))
+        sys.exit(2)
+    print(f"{file}: {len(run_dirs)} runs, {file.stat().st_size / 1e6:.1f} MB")
+
+
+def draw_and_print(run_dirs: list[Path]) -> None:
     from recipe.holderpo.report.curves import CURVES_FILE, plot_curves
     from recipe.holderpo.report.summary import final_table
 
