@@ -72,7 +72,8 @@ def run(config: DictConfig) -> None:
             held.enter_context(one_driver_per_run(config.run, run_dir))
         OmegaConf.save(config, run_dir / "config.yaml")
         print(f"run {config.run}: {run_dir}", flush=True)
-        train_and_report(config, checkpoint, server)
+        with console_that_holds_nothing():
+            train_and_report(config, checkpoint, server)
 
 
 def check_inputs(config: DictConfig) -> None:
@@ -184,10 +185,9 @@ if __name__ == "__main__":
     if wants_help(sys.argv[1:]):
         sys.exit(print(help_text(__doc__)))
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # raised to here, where Hydra would print some lines of its own
-    with console_that_holds_nothing():
-        try:
-            with refusals_of_hydra():
-                main()
-        except ConfigError as error:
-            print_error(error)
-            sys.exit(ExitStatus.REFUSED)
+    try:
+        with refusals_of_hydra():
+            main()
+    except ConfigError as error:
+        print_error(error)
+        sys.exit(ExitStatus.REFUSED)

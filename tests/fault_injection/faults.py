@@ -45,7 +45,7 @@ SETTINGS = (
     "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=8",
 )
 MAX_STARTS = 4
-PARTS = ("actor", "actor/model_*.pt", "actor/optim_*.pt", "data.pt")  # of a checkpoint, as they are written
+PARTS = ("actor", "data.pt", "actor/model_*.pt", "actor/optim_*.pt")  # of a checkpoint, the last two by a thread
 
 
 Blow = Callable[[], object]
@@ -197,8 +197,10 @@ def hang_disk(run: Run) -> Blow:
 
     def blow() -> None:
         server.suspend()
-        run.wait_until(lambda: False)
-        server.kill()
+        try:
+            run.wait_until(lambda: False)
+        finally:
+            server.kill()
 
     return blow
 
@@ -207,9 +209,13 @@ def set_clock_back(run: Run) -> Blow:
     return (run.folder / machines.SET_BACK).touch
 
 
+def save_failed(record: dict[str, float]) -> bool:
+    return bool(record.get("checkpoint/failed"))
+
+
 def free_disk(run: Run) -> Blow:
     """Take the ballast away after a save has failed."""
-    run.wait_until(lambda: run.last_step() >= BEGIN + SAVE_EVERY)
+    run.wait_until(lambda: any(map(save_failed, run.records())))
     assert run.process is not None
     return Path(f"/proc/{run.process.pid}/root{run.run_dir}/checkpoints/ballast").unlink
 
@@ -357,7 +363,7 @@ def trial(fault: Fault, reference: Run, folder: Path, rng: random.Random) -> Out
                 strike_at_random(run, fault, rng, step_s)
             statuses.append(run.wait())
         problem = judge(fault, run, expected, statuses)
-    except (TimeoutError, LookupError, psutil.NoSuchProcess) as error:  # it hung; or was not there to be struck
+    except (TimeoutError, LookupError, psutil.Error) as error:  # it hung; or was not there to be struck
         problem = str(error)
         run.end()
     lost = steps_lost(run.said, start)

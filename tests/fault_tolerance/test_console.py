@@ -30,27 +30,72 @@ def test_a_pipe_that_nobody_reads_holds_neither_the_work_nor_the_end() -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", HOLDS_NOTHING + code], stdout=writer, stderr=writer, pass_fds=[done_writer]
     )
+    os.close(done_writer)
     try:
         assert os.read(done_reader, 4) == b"done"
         assert process.wait(600) == 7
     finally:
         process.kill()
-        for number in (reader, writer, done_reader, done_writer):
+        for number in (reader, writer, done_reader):
             os.close(number)
+
+
+def test_an_error_is_not_held_either() -> None:
+    """Its traceback would be the interpreter's to print, which waits."""
+    reader, writer = os.pipe()
+    process = child(f"    print('a' * {2 * ALL_THAT_A_PIPE_HOLDS})\n    raise RuntimeError('on purpose')\n", writer)
+    try:
+        assert process.wait(600) == 1
+    finally:
+        process.kill()
+        os.close(reader)
+        os.close(writer)
 
 
 def test_all_is_shown_in_its_order_to_one_who_reads_late() -> None:
     reader, writer = os.pipe()
     code = (
         "    for number in range(20000):\n"
-        "        print(number, file=(sys.stdout, sys.stderr)[number % 2])\n"
-        "    print('\\u00fc', flush=True)\n"
+        "        print('line', number, file=(sys.stdout, sys.stderr)[number % 2])\n"
+        "    print('\\u00fc', end='')\n"
+        "    raise RuntimeError('on purpose')\n"
     )
     process = child(code, writer)
     os.close(writer)
     with os.fdopen(reader, "rb") as said:
-        assert said.read().decode().split() == [*map(str, range(20000)), "ü"]
+        lines = said.read().decode().split("\n")
+    assert lines[:20000] == [f"line {number}" for number in range(20000)]
+    text = "\n".join(lines[20000:])
+    assert "ü" in text and "RuntimeError: on purpose" in text
+    assert process.wait() == 1
+
+
+def test_what_is_too_much_is_counted() -> None:
+    """Ten times as much as is kept, for a reader who takes nothing before all is printed."""
+    reader, writer = os.pipe()
+    done_reader, done_writer = os.pipe()
+    code = (
+        "    for number in range(100000):\n"
+        "        print(f'{number:99}')\n"
+        f"    os.write({done_writer}, b'done')\n"
+        "    import time\n"
+        "    while sys.stdout.writer._waiting:\n"
+        "        time.sleep(0.01)\n"
+        "    print('end')\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDS_NOTHING + code], stdout=writer, stderr=writer, pass_fds=[done_writer]
+    )
+    os.close(writer)
+    os.close(done_writer)
+    assert os.read(done_reader, 4) == b"done"
+    os.close(done_reader)
+    with os.fdopen(reader, "rb") as said:
+        lines = said.read().decode().splitlines()
     assert process.wait() == 0
+    (note,) = (line for line in lines if "not shown" in line)
+    left_out = int(note.split()[0][1:])
+    assert lines[-2:] == [note, "end"] and left_out > 80000 and len(lines) - 2 + left_out == 100000
 
 
 def test_a_console_that_is_gone_ends_nothing() -> None:

@@ -44,8 +44,8 @@ MUTATIONS = (
     Mutation(
         "a copy may take all memory",
         _RANK_SAVE,
-        "<= PART_OF_MEMORY * available_memory()",
-        "<= available_memory()",
+        "PART_OF_MEMORY * available_memory()",
+        "available_memory()",
         ("tests/training/test_rank_save.py",),
     ),
     Mutation(
@@ -65,9 +65,23 @@ MUTATIONS = (
     Mutation(
         "a run that collapses leaves its save unfinished",
         _TRAINER,
-        "                self._finish_save()\n                raise\n",
-        "                raise\n",
+        "                self._finish_save()\n            except Exception as error:\n",
+        "                pass\n            except Exception as error:\n",
         _WIRING,
+    ),
+    Mutation(
+        "a save is undone while a rank still writes",
+        _TRAINER,
+        "                self._written()  # until then a rank may write into the folder\n",
+        "",
+        _WIRING,
+    ),
+    Mutation(
+        "an error is left to the interpreter, which waits for the console",
+        f"{_RECIPE}/fault_tolerance/console.py",
+        "        traceback.print_exc()\n        sys.exit(1)\n",
+        "        raise\n",
+        ("tests/fault_tolerance/test_console.py",),
     ),
     Mutation(
         "the failure of an earlier save ends a run that stops",

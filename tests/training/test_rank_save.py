@@ -3,10 +3,11 @@
 test_reshard.py has it with verl's real engine, and training going on meanwhile."""
 
 import threading
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 import pytest
@@ -42,6 +43,18 @@ def test_a_copy_shares_memory_where_the_state_does_and_with_nothing_else() -> No
     assert made["embedding"].data_ptr() == made["head"].data_ptr() != value["head"].data_ptr()
     assert made["nothing"] is None and made["empty"].shape == (0,)
     assert size_of(value) == 2 * 6 * 4 + 8
+
+
+def test_a_copy_is_of_the_same_kind() -> None:
+    class Pair(NamedTuple):
+        first: torch.Tensor
+        second: int
+
+    weights: Any = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3)).state_dict()
+    made = copy_of(weights)
+    assert made._metadata == weights._metadata and made.keys() == weights.keys()
+    pair, counts = copy_of([Pair(torch.ones(1), 2), defaultdict(list, {1: [torch.ones(2)]})])
+    assert isinstance(pair, Pair) and pair.second == 2 and counts[1][0].tolist() == [1, 1] and counts[2] == []
 
 
 @pytest.mark.parametrize(
@@ -88,18 +101,26 @@ def gib(number: float) -> str:
     return str(int(number * 2**30))
 
 
+def at(group: str, limit: str, used: str, counts: str) -> dict[str, str]:
+    """A group's files, in version 2."""
+    folder = f"{group}/" if group else ""
+    return {f"{folder}memory.max": limit, f"{folder}memory.current": used, f"{folder}memory.stat": counts}
+
+
 @pytest.mark.parametrize(
     ("files", "free"),
     [
         ({}, 8.0),
-        ({"memory.max": "max", "memory.current": gib(3), "memory.stat": "inactive_file 0"}, 8.0),
-        ({"memory.max": gib(4), "memory.current": gib(3), "memory.stat": "anon 5\ninactive_file " + gib(1.5)}, 2.5),
-        ({"memory.max": gib(64), "memory.current": gib(3), "memory.stat": "inactive_file 0"}, 8.0),
+        (at("user.slice/job", "max", gib(3), "inactive_file 0"), 8.0),
+        (at("user.slice/job", gib(4), gib(3), "anon 5\ninactive_file " + gib(1.5)), 2.5),
+        (at("user.slice", gib(4), gib(3), "anon 5\ninactive_file 0"), 1.0),
+        (at("", gib(4), gib(2), "inactive_file 0"), 2.0),
+        (at("user.slice/job", gib(64), gib(3), "inactive_file 0"), 8.0),
         (
             {
-                "memory/memory.limit_in_bytes": gib(4),
-                "memory/memory.usage_in_bytes": gib(1),
-                "memory/memory.stat": "inactive_file 7\ntotal_inactive_file " + gib(0.5),
+                "memory/slurm/job_1/memory.limit_in_bytes": gib(4),
+                "memory/slurm/job_1/memory.usage_in_bytes": gib(1),
+                "memory/slurm/job_1/memory.stat": "inactive_file 7\ntotal_inactive_file " + gib(0.5),
             },
             3.5,
         ),
@@ -111,7 +132,10 @@ def test_what_is_free_in_a_container(
     available: Callable[[], Any] = lambda: SimpleNamespace(available=8 * 2**30)  # noqa: E731
     monkeypatch.setattr(psutil, "virtual_memory", available)
     monkeypatch.setattr(rank_save, "CGROUP", tmp_path)
-    (tmp_path / "memory").mkdir()
+    monkeypatch.setattr(rank_save, "PROC", tmp_path / "cgroup")
+    (tmp_path / "cgroup").write_text("4:memory:/slurm/job_1\n3:cpu,cpuacct:/slurm\n0::/user.slice/job\n")
+    for folder in ("memory/slurm/job_1", "user.slice/job"):
+        (tmp_path / folder).mkdir(parents=True)
     for name, text in files.items():
         (tmp_path / name).write_text(text + "\n")
     assert available_memory() == free * 2**30

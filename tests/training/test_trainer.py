@@ -3,8 +3,10 @@
 import json
 import math
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -130,6 +132,7 @@ def make_trainer(tmp_path: Path, step: int = 0, in_background: bool = False, **g
     trainer.collapse = CollapseDetector(GuardSettings(**guard))
     trainer.actor_rollout_wg = SimpleNamespace(saved_part=lambda: [SavedPart()])
     trainer._saves, trainer._saving = ThreadPoolExecutor(1), None
+    trainer.checkpoint_callback = SimpleNamespace(on_save=lambda **_: None)
     trainer.global_steps = step
     if step == 0:
         trainer.record.resume_from(0)
@@ -406,9 +409,12 @@ def test_training_goes_on_while_a_checkpoint_is_written(saving: Saving, tmp_path
     wait([trainer._saving[1]])
     assert read_manifest(tmp_path / "checkpoints/global_step_1")["state"]["p"]["step"] == 1, "as it was in step 1"
     assert (tmp_path / "checkpoints/latest_checkpointed_iteration.txt").read_text() == "1"
-    metrics = train_step(trainer)
+    metrics, called = train_step(trainer), list[dict[str, Any]]()
+    trainer.checkpoint_callback = SimpleNamespace(on_save=lambda **given: called.append(given))
     trainer._finish_save(wait=False)
     assert trainer._saving is None
+    (call,) = called
+    assert call["checkpoint_dir"] == str(tmp_path / "checkpoints/global_step_1") and call["async_save"] is False
     assert metrics["checkpoint/seconds"] > 0 and metrics["checkpoint/in_background"] == 0, "one rank had no memory"
 
 
@@ -417,11 +423,12 @@ def test_the_next_save_waits_for_the_one_before(saving: Saving, verl: type[Recor
     metrics = train_step(trainer)
     next_save = threading.Thread(target=trainer._save_checkpoint)
     next_save.start()
-    next_save.join(0.2)
-    assert verl.saves == 1 and trainer.progress.status().phase == "save_checkpoint"
+    while trainer.progress.status().phase != "save_checkpoint":
+        time.sleep(0.01)
+    assert verl.saves == 1
     ranks.written.set()
     next_save.join()
-    assert verl.saves == 2 and metrics["checkpoint/seconds"] > 0.2
+    assert verl.saves == 2 and metrics["checkpoint/step"] == 1
     trainer._finish_save()
     assert folders(tmp_path) == ["global_step_1", "global_step_2"]
 
@@ -445,10 +452,11 @@ def test_a_save_that_fails_in_the_background_is_undone_and_noted(
     assert folders(tmp_path) == ["global_step_2"] * stopping
 
 
+@pytest.mark.parametrize("error", [Collapsed("entropy is 0", 2), RuntimeError("no sample came back"), None])
 def test_a_run_that_ends_has_committed_what_it_saved(
-    saving: Saving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    error: Exception | None, saving: Saving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The checkpoint before a collapse is the one to go back to."""
+    """The checkpoint before a collapse is the one to go back to; that of an error is as good."""
     trainer, ranks = saving(SavedPart())
     trainer.record.resumed_at = 0
     trainer.config.trainer.val_only = False
@@ -456,12 +464,50 @@ def test_a_run_that_ends_has_committed_what_it_saved(
     def fit(self: Any, agent_loop_manager: Any) -> None:
         train_step(trainer)
         threading.Timer(0.2, ranks.written.set).start()
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(PPOTrainer, "fit", fit)
+    with nullcontext() if error is None else pytest.raises(type(error), match=str(error.args[0])):
+        trainer.fit(None)
+    assert committed(tmp_path / "checkpoints/global_step_1")
+
+
+def test_a_save_that_fails_does_not_hide_why_a_run_ends(
+    saving: Saving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, ranks = saving(SavedPart(error="OSError: disk full"))
+    trainer.record.resumed_at = 0
+    trainer.config.trainer.val_only = False
+    ranks.written.set()
+
+    def fit(self: Any, agent_loop_manager: Any) -> None:
+        (tmp_path / STOP_REQUEST).touch()
         raise Collapsed("entropy is 0", 2)
 
     monkeypatch.setattr(PPOTrainer, "fit", fit)
     with pytest.raises(Collapsed):
         trainer.fit(None)
-    assert committed(tmp_path / "checkpoints/global_step_1")
+    assert folders(tmp_path) == []
+
+
+def test_a_save_that_verl_ends_early_is_undone_when_no_rank_writes_any_more(
+    verl: type[Recorded], tmp_path: Path
+) -> None:
+    """verl writes files of its own after the ranks have begun."""
+    trainer, ranks = make_trainer(tmp_path, in_background=True), Ranks(SavedPart())
+    trainer.actor_rollout_wg = ranks
+    metrics = train_step(trainer)
+    verl.save_fails, late = True, tmp_path / "checkpoints/global_step_1/actor/late.pt"
+
+    def write() -> None:
+        late.write_bytes(b"weights")
+        ranks.written.set()
+
+    threading.Timer(0.2, write).start()
+    trainer._save_checkpoint()
+    assert metrics["checkpoint/failed"] == 1.0 and trainer._saving is None
+    assert ranks.written.is_set() and folders(tmp_path) == []
 
 
 def test_the_rule_of_p_sees_the_metrics_of_every_step_before_it_is_saved(

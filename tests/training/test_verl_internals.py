@@ -27,7 +27,7 @@ from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
 from recipe.holderpo.config.compose import compose_config
 from recipe.holderpo.fault_tolerance.progress import MICRO_BATCHES, micro_batches
-from recipe.holderpo.startup.server import INTERPRETER
+from recipe.holderpo.startup.server import INTERPRETER, ForkServer
 from recipe.holderpo.training import task_runner, verl_internals
 from recipe.holderpo.training.task_runner import RAY_STARTS, SLOW_START, start_ray
 from recipe.holderpo.training.trainer import HolderTrainerMixin
@@ -189,15 +189,26 @@ def test_a_ray_that_is_slow_to_start_is_started_again(slow: int, starts: int, mo
             raise Exception(f"{SLOW_START}. This could happen because some of the raylet failed to startup")
 
     def end_all(keep: Collection[int]) -> None:
+        assert keep == [7]
         for process in began:
             process.kill()
 
     monkeypatch.setattr(ray, "init", init)
     monkeypatch.setattr(task_runner, "end_processes", end_all)
-    config = compose_config(["model=tiny", "run_dir=never-made"])
+    config, nodes = compose_config(["model=tiny", "run_dir=never-made"]), list[int]()
+
+    class Server(ForkServer):
+        def pids(self) -> list[int]:
+            return [7]
+
+        def for_a_node(self) -> dict[str, str]:
+            nodes.append(len(nodes) + 1)
+            return {"NODE": str(nodes[-1])}
+
+    server = Server()
     with nullcontext() if slow < RAY_STARTS else pytest.raises(Exception, match=SLOW_START):
-        start_ray(config)
-    assert len(began) == starts
+        start_ray(config, server)
+    assert len(began) == len(nodes) == starts and os.environ["NODE"] == str(starts), "each node has a server of its own"
     assert [process.wait() for process in began[:-1]] == [-signal.SIGKILL] * (starts - 1)
     assert began[-1].poll() is None
     began[-1].kill()

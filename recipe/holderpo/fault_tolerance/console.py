@@ -7,14 +7,15 @@ import queue
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TextIO
 
 END_SECONDS = 5.0
-"""For the console to take what is left, when a command ends."""
+"""When a command ends, what is left is waited for as long as the console takes some of it within so many seconds."""
 KEPT = 1_000_000
-"""Bytes that wait for the console; what comes beyond is not shown."""
+"""Bytes that wait for the console; lines beyond are counted, and not shown."""
 
 
 class Writer:
@@ -26,20 +27,25 @@ class Writer:
 
     def __init__(self) -> None:
         self._texts: queue.SimpleQueue[tuple[int, bytes]] = queue.SimpleQueue()
-        self._waiting, self._lock = 0, threading.RLock()
+        self._waiting, self._left_out, self._lock = 0, 0, threading.RLock()
+        self._taken = time.monotonic()
         threading.Thread(target=self._run, name="console", daemon=True).start()
 
     def write(self, descriptor: int, text: bytes) -> None:
         with self._lock:
             if self._waiting and self._waiting + len(text) > KEPT:
+                self._left_out += text.count(b"\n")
                 return
+            if self._left_out:
+                text = b"[%d lines are not shown]\n" % self._left_out + text
+                self._left_out = 0
             self._waiting += len(text)
         self._texts.put((descriptor, text))
 
     def drain(self) -> None:
-        """Wait until all is written, `END_SECONDS` at most."""
-        end = time.monotonic() + END_SECONDS
-        while self._waiting and time.monotonic() < end:
+        """Wait until all is written, or nothing has been for `END_SECONDS`."""
+        began = time.monotonic()
+        while self._waiting and time.monotonic() < max(began, self._taken) + END_SECONDS:
             time.sleep(0.01)
 
     def _run(self) -> None:
@@ -49,19 +55,25 @@ class Writer:
             with suppress(OSError):  # the console is gone; a run goes on without
                 while rest:
                     rest = rest[os.write(descriptor, rest) :]
+                    self._taken = time.monotonic()
             with self._lock:
                 self._waiting -= len(text)
 
 
 class Stream(io.TextIOBase):
-    """What `print` writes to in the place of a stream with a file descriptor."""
+    """What `print` writes to in the place of a stream with a file descriptor. A line is written in one piece."""
 
     def __init__(self, writer: Writer, stream: TextIO) -> None:
         self.writer, self._stream, self._descriptor = writer, stream, stream.fileno()
+        self._begun = threading.local()  # of each thread, the line that it has begun
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
         return self._stream.encoding
+
+    @property
+    def errors(self) -> str | None:  # type: ignore[override]
+        return self._stream.errors
 
     def writable(self) -> bool:
         return True
@@ -73,20 +85,49 @@ class Stream(io.TextIOBase):
         return self._descriptor
 
     def write(self, text: str) -> int:
-        self.writer.write(self._descriptor, text.encode(self.encoding, "replace"))
+        begun = getattr(self._begun, "text", "") + text
+        lines, newline, self._begun.text = begun.rpartition("\n")
+        if newline:
+            self._send(lines + newline)
         return len(text)
+
+    def flush(self) -> None:
+        begun, self._begun.text = getattr(self._begun, "text", ""), ""
+        if begun:
+            self._send(begun)
+
+    def _send(self, text: str) -> None:
+        self.writer.write(self._descriptor, text.encode(self.encoding, self.errors or "strict"))
+
+
+def _has_descriptor(stream: TextIO | None) -> bool:
+    try:
+        return stream is not None and stream.fileno() >= 0
+    except (OSError, ValueError):  # in memory, or closed
+        return False
 
 
 @contextmanager
 def console_that_holds_nothing() -> Iterator[None]:
     """In the block, what is printed to `sys.stdout` and `sys.stderr` is not waited for. At its end the console has
-    `END_SECONDS` to show what is left."""
+    `END_SECONDS` to show what is left.
+
+    Raises:
+        SystemExit: with status 1 for an error in the block, whose traceback is printed here: the interpreter would wait.
+    """
     before, writer = (sys.stdout, sys.stderr), Writer()
-    for stream in before:
+    replaced = [stream for stream in before if _has_descriptor(stream)]
+    for stream in replaced:
         stream.flush()
     try:
-        sys.stdout, sys.stderr = (Stream(writer, stream) for stream in before)
+        sys.stdout, sys.stderr = (Stream(writer, stream) if stream in replaced else stream for stream in before)
         yield
+    except Exception:
+        traceback.print_exc()
+        sys.exit(1)
     finally:
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
         writer.drain()
         sys.stdout, sys.stderr = before

@@ -46,7 +46,7 @@ STEP = (
     ),
     ("  weights to vLLM", "verl's path, by buckets", "shared memory for CUDA IPC", "timing_s/update_weights"),
     ("  validation", "greedy or sampled as configured, graded", "a few problems", "timing_s/testing"),
-    ("  checkpoint", "every rank's shards, hashed, committed", "", "timing_s/save_checkpoint"),
+    ("  checkpoint", "every rank's shards, hashed, committed", "", "checkpoint/seconds"),
 )
 _SHOWN = 60  # characters of a value
 

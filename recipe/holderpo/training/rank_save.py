@@ -4,6 +4,7 @@ copy.
 With `actor_rollout_ref.actor.checkpoint.async_save=false`, and where there is no memory for a copy, it waits for the disk.
 """
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -18,8 +19,8 @@ from recipe.holderpo.fault_tolerance.checkpoint import Entry, hash_files
 from recipe.holderpo.training.verl_internals import files_of_a_save
 
 PART_OF_MEMORY = 0.5
-"""Of what is free on the machine, at most so much is taken for the copies of all its ranks."""
-CGROUP = Path("/sys/fs/cgroup")
+"""Of what is free on the machine when a save begins, at most so much is taken for the copies of all its ranks."""
+PROC, CGROUP = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class RankSave:
         self._in_background, self._ranks_here = in_background, ranks_here
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="save")
         self._part: Future[SavedPart] = Future()
+        self._part.set_result(SavedPart(error="nothing has been saved"))
 
     def save(self, write: Callable[[], None], own_files: Callable[[], Sequence[Path]]) -> None:
         """Call `write`, verl's save of this rank, but let a thread write what it passes to `torch.save`.
@@ -55,11 +57,12 @@ class RankSave:
             Exception: what `write` raised, or the copy; `part` says it, too.
         """
         copies = list[tuple[Any, Path]]()
-        copied = True
+        copied, room = True, PART_OF_MEMORY * available_memory() / self._ranks_here if self._in_background else -1.0
 
         def take(value: Any, path: str) -> None:
-            nonlocal copied
-            if self._in_background and self._ranks_here * size_of(value) <= PART_OF_MEMORY * available_memory():
+            nonlocal copied, room
+            if (size := size_of(value)) <= room:
+                room -= size
                 copies.append((copy_of(value), Path(path)))
             else:
                 copied = False
@@ -103,9 +106,13 @@ def copy_of(value: Any, made: dict[Any, torch.Tensor] | None = None) -> Any:
             made[place] = value.detach().to("cpu", copy=True)
         return made[place]
     if isinstance(value, dict):
-        return type(value)((key, copy_of(one, made)) for key, one in value.items())
+        copied = copy.copy(value)  # with what else it has: a module's state dict has the versions of its parts
+        for key, one in value.items():
+            copied[key] = copy_of(one, made)
+        return copied
     if isinstance(value, list | tuple):
-        return type(value)(copy_of(one, made) for one in value)
+        parts = [copy_of(one, made) for one in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
     return value
 
 
@@ -123,16 +130,27 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
 
 
 def available_memory() -> int:
-    """Bytes that may still be taken on this machine, or in this container."""
+    """Bytes that may still be taken on this machine, and within the limits of this process's container or job."""
     limits = [psutil.virtual_memory().available]
-    for limit, used, cache in (
-        ("memory.max", "memory.current", "inactive_file"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
-    ):
-        with suppress(OSError, ValueError):  # not this version of cgroups; no limit ("max")
-            counts = dict(line.split() for line in (CGROUP / limit).with_name("memory.stat").read_text().splitlines())
-            # What is cached of files counts as used, and is given up first.
-            limits.append(
-                int((CGROUP / limit).read_text()) - int((CGROUP / used).read_text()) + int(counts.get(cache, 0))
-            )
+    for folder in _cgroups():
+        for limit, used, cache in (
+            ("memory.max", "memory.current", "inactive_file"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ):
+            with suppress(OSError, ValueError):  # not this version of cgroups; no limit ("max")
+                counts = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+                # What is cached of files counts as used, and is given up first.
+                free = int((folder / limit).read_text()) - int((folder / used).read_text()) + int(counts.get(cache, 0))
+                limits.append(free)
     return min(limits)
+
+
+def _cgroups() -> Iterator[Path]:
+    """Folders of the groups that limit this process's memory, and of those above them."""
+    with suppress(OSError):  # not Linux
+        for line in PROC.read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers in ("", "memory"):
+                root = CGROUP / controllers
+                group = root / path.lstrip("/")
+                yield from [group, *(parent for parent in group.parents if parent.is_relative_to(root))]

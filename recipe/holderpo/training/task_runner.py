@@ -1,6 +1,7 @@
 """verl's task runner (the Ray actor that holds the trainer), with HölderPO's trainer in the place of verl's."""
 
 import os
+import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -93,6 +94,7 @@ def start_ray(config: DictConfig, server: ForkServer | None = None) -> None:
         runtime_env = OmegaConf.merge(runtime_env, {"py_executable": INTERPRETER})
     arguments = OmegaConf.to_container(OmegaConf.create({**settings, "runtime_env": runtime_env}))
     print(f"ray.init: {arguments}")
+    handler = signal.getsignal(signal.SIGTERM)
     for left in range(RAY_STARTS - 1, -1, -1):
         os.environ |= server.for_a_node() if server else {}
         try:
@@ -103,3 +105,4 @@ def start_ray(config: DictConfig, server: ForkServer | None = None) -> None:
                 raise
             print(f"Ray's node did not start in time; starts left: {left}", file=sys.stderr, flush=True)
             end_processes(server.pids() if server else ())
+            signal.signal(signal.SIGTERM, handler)  # the node that failed has left its own

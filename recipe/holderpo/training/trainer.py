@@ -124,18 +124,25 @@ class HolderTrainerMixin(PPOTrainer):
         if self.record.resumed_at and not self.config.trainer.val_only:
             # A validation that the restored step lacks is run now; one that it has had is not repeated.
             self.config.trainer.val_before_train = self.record.lacks_line
-        with self.progress.phase("fit"), liveness_checks(lambda: processes_of(self), self.progress.note):
-            try:
-                super().fit(agent_loop_manager)
-            except (Stopped, Collapsed, NotFinite):
+        try:
+            with self.progress.phase("fit"), liveness_checks(lambda: processes_of(self), self.progress.note):
+                self._fit(agent_loop_manager)
+        except Exception:
+            try:  # what is being saved may well be without a fault
                 self._finish_save()
-                raise
-            except Exception:
-                check_alive(
-                    processes_of(self), AFTER_ERROR_SECONDS
-                )  # verl may only have found that no sample came back
-                raise
-            self._finish_save()
+            except Exception as error:
+                logger.error("the checkpoint that was being written is lost: %s", error)
+            raise
+        self._finish_save()
+
+    def _fit(self, agent_loop_manager: Any) -> None:
+        try:
+            super().fit(agent_loop_manager)
+        except (Stopped, Collapsed, NotFinite):
+            raise
+        except Exception:
+            check_alive(processes_of(self), AFTER_ERROR_SECONDS)  # verl may only have found that no sample came back
+            raise
 
     def on_init_end(self) -> None:
         with liveness_checks(lambda: processes_of(self)):
@@ -212,34 +219,52 @@ class HolderTrainerMixin(PPOTrainer):
         self._finish_save()  # that of an earlier step
         manifest = self._manifest()
         folder, began = step_folder(Path(self.config.trainer.default_local_dir), self.global_steps), time.monotonic()
-        try:
-            with self.progress.phase(SAVE, lambda: bytes_below(folder)), undone_if_it_fails(folder):
+        with self.progress.phase(SAVE, lambda: bytes_below(folder)):
+            try:
                 remove(folder)  # what an interrupted save left must not mix with the new files
                 (folder / "actor").mkdir(parents=True)
                 super()._save_checkpoint()
-        except (OSError, RuntimeError) as error:
-            return self._save_failed(self.global_steps, error)
+            except (OSError, RuntimeError) as error:  # torch.save raises the latter for a full disk
+                self._written()  # until then a rank may write into the folder
+                remove(folder)
+                return self._save_failed(self.global_steps, error)
         self._saving = self.global_steps, self._saves.submit(self._commit_when_written, folder, manifest, began)
-        if self._is_last() or not self.config.actor_rollout_ref.actor.checkpoint.async_save:
+        if self._is_last() or not self._in_background():
             self._finish_save()
+
+    def _in_background(self) -> bool:
+        return bool(self.config.actor_rollout_ref.actor.checkpoint.async_save)
 
     def _is_last(self) -> bool:
         return bool(self.global_steps >= self.total_training_steps or stop_requested(self.config.run_dir))
 
     def _commit_when_written(self, folder: Path, manifest: dict[str, Any], began: float) -> dict[str, float]:
         """In a thread: make the folder a checkpoint when all ranks have written their parts; returns metrics of the save."""
-        while None in (parts := self.actor_rollout_wg.saved_part()):
-            time.sleep(SAVED_POLL_SECONDS)
+        parts = self._written()
         with undone_if_it_fails(folder):
             commit(folder, manifest, self._files(folder, parts))
+        seconds = time.monotonic() - began
         try:
+            prune(folder.parent, manifest["step"], self.config.keep_checkpoints)
             # verl's own note, which it does not write of a save in the background.
             atomic.write_text(folder.parent / "latest_checkpointed_iteration.txt", str(manifest["step"]))
-            prune(folder.parent, manifest["step"], self.config.keep_checkpoints)
         except OSError as error:
-            logger.error("an older checkpoint could not be deleted, or verl's note not be written: %s", error)
+            logger.error(
+                "the checkpoint is complete, but its older ones could not be deleted, or verl's note not written: %s",
+                error,
+            )
         copied = all(part.copied for part in parts)
-        return {"checkpoint/seconds": time.monotonic() - began, "checkpoint/in_background": float(copied)}
+        return {
+            "checkpoint/step": float(manifest["step"]),
+            "checkpoint/seconds": seconds,
+            "checkpoint/in_background": float(copied),
+        }
+
+    def _written(self) -> list[SavedPart]:
+        """What each rank wrote in the last save, once all have."""
+        while None in (parts := self.actor_rollout_wg.saved_part()):
+            time.sleep(SAVED_POLL_SECONDS)
+        return list(parts)
 
     def _files(self, folder: Path, parts: list[SavedPart]) -> dict[str, Entry]:
         """Sizes and hashes of what the ranks wrote.
@@ -268,7 +293,11 @@ class HolderTrainerMixin(PPOTrainer):
             try:
                 self._trained[1].update(saving.result())
             except (OSError, RuntimeError) as error:
-                self._save_failed(step, error)
+                return self._save_failed(step, error)
+            if self._in_background():  # verl has called it before, of what was not complete yet
+                self.checkpoint_callback.on_save(
+                    trainer=self, global_step=step, checkpoint_dir=str(folder), async_save=False
+                )
 
     def _save_failed(self, step: int, error: Exception) -> None:
         if step == self.global_steps and self._is_last():
