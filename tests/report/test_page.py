@@ -65,7 +65,7 @@ def test_values_of_a_run(make_run: Maker) -> None:
         and run["metrics"][REACH] == [0.5] * 3
         and GREEDY not in run["metrics"]
     )
-    assert run["metrics"]["actor/grad_norm"] == [0.33333, 1.3333, 2.3333], "five digits"
+    assert run["metrics"]["actor/grad_norm"] == [0.3333, 1.333, 2.333], "four digits"
     assert run["group"] == "all runs" and run["marks"] == []
 
 
@@ -86,8 +86,8 @@ def test_results_have_the_studys_intervals_and_differences_by_seed(make_run: Mak
     last = {0.0: {1: 0.1, 2: 0.2, 3: 0.4}, 2.0: {1: 0.5, 3: 0.9, 4: 0.7}}
     data = page_data([make_run(f"{p}-{s}", seed=s, p=p, last=v) for p, own in last.items() for s, v in own.items()])
     first, second = data["results"]
-    assert (first["runs"], first["last"]) == (3, 0.23333) and "difference" not in first
-    assert first["last_interval"] == pytest.approx(interval([0.1, 0.2, 0.4]), rel=1e-4)
+    assert (first["runs"], first["last"]) == (3, 0.2333) and "difference" not in first
+    assert first["last_interval"] == pytest.approx(interval([0.1, 0.2, 0.4]), rel=1e-3)
     assert (second["difference"], second["pairs"]) == (0.45, 2), "of seeds 1 and 3"
     assert "difference_interval" not in second, "of two seeds there is none"
 
@@ -187,11 +187,11 @@ def test_the_comparison_has_means_and_intervals_and_filters_groups(page: Path) -
     )
     assert seen["errors"] == []
     assert [mean["name"] for mean in seen["all"]] == ["p_start=0.0: mean of 3", "p_start=2.0: mean of 3"]
-    assert seen["all"][0]["x"] == [0, 32, 64] and seen["all"][0]["y"] == pytest.approx([0.33333, 1.3333, 2.3333])
+    assert seen["all"][0]["x"] == [0, 32, 64] and seen["all"][0]["y"] == pytest.approx([0.3333, 1.333, 2.333])
     assert seen["lines"] == 2 * (3 + 3), "a mean, the two edges of a band and three runs in each group"
     assert [mean["name"] for mean in seen["one"]] == ["p_start=2.0: mean of 3"]
     expected, total, weight = [], 0.0, 0.0
-    for value in (0.33333, 1.3333, 2.3333):
+    for value in (0.3333, 1.333, 2.333):
         total, weight = 0.5 * total + 0.5 * value, 0.5 * weight + 0.5
         expected.append(total / weight)
     assert seen["smooth"] == pytest.approx(expected) and seen["smoothed"] == "moving average, 0.5"

@@ -216,7 +216,7 @@ def accuracy(metrics: dict[str, float], *, greedy: bool) -> float | None:
     """
     values = []
     for key, value in metrics.items():
-        match = _ACCURACY.fullmatch(key)
+        match = _ACCURACY.fullmatch(key) if key.startswith("val-core/") else None
         if match is not None and match["source"].endswith(GREEDY_SUFFIX) == greedy:
             values.append(value)
     return sum(values) / len(values) if values else None
