@@ -220,7 +220,7 @@ def free_disk(run: Run) -> Blow:
     return Path(f"/proc/{run.process.pid}/root{run.run_dir}/checkpoints/ballast").unlink
 
 
-RANKS = "trainer.n_gpus_per_node="
+RANKS, ROLLOUT = "trainer.n_gpus_per_node=", "actor_rollout_ref.rollout"
 TO_FREEZE = {
     "trainer": "TaskRunnerV1",
     "actor worker": "ray::WorkerDict",
@@ -239,6 +239,11 @@ FAULTS = [
     Fault("trainer killed", partial(kill, "TaskRunnerV1")),
     Fault("actor worker killed", partial(kill, "ray::WorkerDict")),
     Fault("vLLM server killed", partial(kill, "ray::vLLMHttpServer")),
+    Fault(
+        "vLLM server killed, its engine apart",  # as on GPUs, where an engine that is left would keep the memory
+        partial(kill, "ray::vLLMHttpServer"),
+        settings=("fork_workers=false", f"{ROLLOUT}.engine_kwargs.vllm.distributed_executor_backend=mp"),
+    ),
     Fault("vLLM engine killed", partial(kill, "VLLM::EngineCore")),
     Fault("reward worker killed", partial(kill, "ray::RewardLoopWorker")),
     Fault("agent loop worker killed", partial(kill, "ray::AgentLoopWorker")),
