@@ -9,8 +9,8 @@ import pytest
 import ray
 
 from recipe.holderpo.config.errors import ConfigError
-from recipe.holderpo.fault_tolerance.signals import ExitStatus
-from recipe.holderpo.launch.cluster import attach, wait_for_nodes
+from recipe.holderpo.fault_tolerance.signals import ExitStatus, exit_on_sigterm
+from recipe.holderpo.launch.cluster import attach_to_head, wait_for_nodes
 from recipe.holderpo.launch.settings import Node
 
 
@@ -55,7 +55,7 @@ def test_a_head_whose_ray_has_ended_is_not_waited_for(monkeypatch: pytest.Monkey
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as ended:
         ended.wait()
         with pytest.raises(ConfigError, match=r"head did not start on 127.0.0.2:6379: raylet crashed"):
-            attach(Node(nodes=2, address="127.0.0.2", wait_s=10**6), ended)
+            attach_to_head(Node(nodes=2, address="127.0.0.2", wait_s=10**6), ended)
     signal.signal(signal.SIGTERM, before)
 
 
@@ -80,17 +80,15 @@ def test_a_head_that_is_slow_to_start_is_asked_again(
     monkeypatch.setattr(ray, "init", starting.init)
     monkeypatch.setattr(ray, "shutdown", lambda: None)
     monkeypatch.setattr("recipe.holderpo.launch.cluster.POLL_SECONDS", 0.0)
+    exit_on_sigterm()
+    own = signal.getsignal(signal.SIGTERM)
     try:
-        attach(Node(nodes=2, address="127.0.0.2", wait_s=10**6), ray_start)
+        attach_to_head(Node(nodes=2, address="127.0.0.2", wait_s=10**6), ray_start)
         assert starting.left == -1
-        handler = signal.getsignal(signal.SIGTERM)
-        assert callable(handler)
-        with pytest.raises(SystemExit) as ended:
-            handler(signal.SIGTERM, None)
-        assert ended.value.code == ExitStatus.STOPPED
+        assert signal.getsignal(signal.SIGTERM) is own
         with pytest.raises(ConfigError, match=r"cannot be used after 0 s: Failed to connect to Ray cluster"):
             starting.left = 10**6
-            attach(Node(nodes=2, address="127.0.0.2", wait_s=0.0), ray_start)
+            attach_to_head(Node(nodes=2, address="127.0.0.2", wait_s=0.0), ray_start)
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -103,5 +101,5 @@ def test_sigterm_while_ray_starts_ends_with_our_status(
 
     monkeypatch.setattr(ray, "init", init)
     with pytest.raises(SystemExit) as ended:
-        attach(Node(nodes=2, address="127.0.0.2", wait_s=10**6), ray_start)
+        attach_to_head(Node(nodes=2, address="127.0.0.2", wait_s=10**6), ray_start)
     assert ended.value.code == ExitStatus.STOPPED

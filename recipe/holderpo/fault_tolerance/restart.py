@@ -1,7 +1,6 @@
 """A run that lost one of its processes resumes from its last checkpoint by itself."""
 
 import math
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -11,10 +10,10 @@ import ray
 from omegaconf import DictConfig, OmegaConf
 from ray.exceptions import RayError, RayTaskError
 
+from recipe.holderpo.fault_tolerance.attach import attach
 from recipe.holderpo.fault_tolerance.checkpoint import Checkpoint, delete_from
 from recipe.holderpo.fault_tolerance.collapse import Collapsed
 from recipe.holderpo.fault_tolerance.resume import newest_checkpoint
-from recipe.holderpo.fault_tolerance.signals import ExitStatus
 from recipe.holderpo.fault_tolerance.stalls import Stalled
 
 # Ray's and vLLM's names for it. An error that crossed processes has them in its text alone.
@@ -87,10 +86,8 @@ def nodes_are_there(config: DictConfig) -> bool:
     address = OmegaConf.select(config, "ray_kwargs.ray_init.address")
     if address in (None, "local"):
         return True
-    handler = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-        signal.signal(signal.SIGTERM, handler)  # which `ray.init` has replaced
+        attach(address)
         end = time.monotonic() + SETTLE_SECONDS
         while time.monotonic() < end:
             gpus = [node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"]]
@@ -98,8 +95,6 @@ def nodes_are_there(config: DictConfig) -> bool:
                 return False
             time.sleep(POLL_SECONDS)
         return True
-    except SystemExit:  # Ray's handler for SIGTERM, which `ray.init` installs before it is done
-        sys.exit(ExitStatus.STOPPED)
     except (ConnectionError, RuntimeError, RayError):
         return False
     finally:

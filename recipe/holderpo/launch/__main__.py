@@ -202,7 +202,7 @@ def resources(config: DictConfig) -> list[str]:
 def wait_for_all(node: Node, gpus: int, ray_start: "subprocess.Popen[str]") -> None:
     import ray
 
-    cluster.attach(node, ray_start)
+    cluster.attach_to_head(node, ray_start)
     try:
         cluster.wait_for_nodes(node, gpus)
     finally:

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 
 from recipe.holderpo.config.errors import ConfigError
-from recipe.holderpo.fault_tolerance.signals import ExitStatus, exit_on_sigterm
+from recipe.holderpo.fault_tolerance.attach import attach
 from recipe.holderpo.launch.settings import Node
 
 POLL_SECONDS = 0.5
@@ -176,9 +176,8 @@ def check_running(node: Node, ray_start: "subprocess.Popen[str]") -> None:
         raise HeadEnded(f"Ray's head did not start on {node.address}:{node.port}: {reason(output)}")
 
 
-def attach(node: Node, ray_start: "subprocess.Popen[str]") -> None:
-    """`ray.init` to the cluster of `ray_start`, whose port answers some time before Ray knows its first node. SIGTERM ends
-    this process before and after it.
+def attach_to_head(node: Node, ray_start: "subprocess.Popen[str]") -> None:
+    """Attach to the cluster of `ray_start`, whose port answers some time before Ray knows its first node.
 
     Raises ConfigError after `node.wait_s`, HeadEnded when `ray_start` has ended."""
     import ray
@@ -187,14 +186,9 @@ def attach(node: Node, ray_start: "subprocess.Popen[str]") -> None:
     deadline = time.monotonic() + node.wait_s
     while True:
         try:
-            ray.init(address=f"{node.address}:{node.port}", log_to_driver=False, logging_level="ERROR")
-            exit_on_sigterm()  # `ray.init` has replaced the handler
-            return
-        except SystemExit:  # Ray's handler for SIGTERM, which `ray.init` installs before it is done
-            sys.exit(ExitStatus.STOPPED)
+            return attach(f"{node.address}:{node.port}")
         except (ConnectionError, RuntimeError, RayError) as error:  # which of them depends on how far Ray is
             ray.shutdown()
-            exit_on_sigterm()
             check_running(node, ray_start)
             if time.monotonic() > deadline:
                 raise ConfigError(

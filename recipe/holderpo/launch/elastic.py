@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from recipe.holderpo.config.errors import ConfigError
+from recipe.holderpo.fault_tolerance.attach import attach
 from recipe.holderpo.fault_tolerance.signals import STOP_REQUEST, ExitStatus, exit_on_sigterm
 from recipe.holderpo.launch import driver
 from recipe.holderpo.launch.settings import Node
@@ -31,8 +32,7 @@ def counting_nodes(address: str, most: int) -> Iterator[Count]:
     still be on Ray's books."""
     import ray
 
-    ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-    exit_on_sigterm()  # `ray.init` has replaced the handler
+    attach(address)
     try:
         yield lambda: min(sum(node["Alive"] for node in ray.nodes()), most)
     finally:
