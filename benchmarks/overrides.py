@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from recipe.holderpo.config.checks import check_config, check_with_verl
 from recipe.holderpo.config.compose import CONF, compose_config, set_environment
 from recipe.holderpo.config.errors import ConfigError
-from recipe.holderpo.main import check_inputs
+from recipe.holderpo.config.inputs import check_inputs
 from recipe.holderpo.tasks.registry import make_embedded
 
 BASE = ("model=tiny", "hardware=cpu", "run_dir=/tmp/holderpo-overrides")

@@ -20,7 +20,7 @@ part() { # NAME COMMAND...: run it, and keep its outcome and its seconds
 part "ruff check" .venv/bin/ruff check .
 part "ruff format" .venv/bin/ruff format --check .
 part mypy .venv/bin/mypy
-# In the order of tests/conftest.py. A start of the stack keeps more than one core busy.
-part pytest .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=20
+# In the order of tests/conftest.py. Three processes for two cores: one that starts the stack waits a fifth of its time.
+part pytest .venv/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=20
 printf '%s\n' "${results[@]}"
 exit "$failed"

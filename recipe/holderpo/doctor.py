@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from packaging.requirements import Requirement
 
@@ -24,6 +24,7 @@ from recipe.holderpo.config.compose import compose_config, set_environment
 from recipe.holderpo.config.cross_checks import data_files
 from recipe.holderpo.config.errors import ConfigError, print_error
 from recipe.holderpo.config.help import help_text, wants_help
+from recipe.holderpo.config.inputs import check_inputs
 from recipe.holderpo.fault_tolerance.resume import check_resume, find_checkpoint
 from recipe.holderpo.fault_tolerance.run_files import check_can_write, temporary_base
 from recipe.holderpo.fault_tolerance.signals import ExitStatus
@@ -213,7 +214,7 @@ def check_values(config: DictConfig, node: Node = ONE_NODE) -> list[Finding]:
         *([check_cluster] if node.nodes == 1 else []),  # of several, the launcher makes the cluster
         lambda config: check_resume(config, find_checkpoint(config)),
         check_with_verl,
-        check_inputs_there,
+        check_inputs,
     ]
     for check in checks:
         try:
@@ -221,20 +222,6 @@ def check_values(config: DictConfig, node: Node = ONE_NODE) -> list[Finding]:
         except ConfigError as error:
             return [Finding("value", line, "docs/configuration.md") for line in error.lines]
     return [Finding("values", "all are allowed")]
-
-
-def check_inputs_there(config: DictConfig) -> None:
-    """`check_inputs` of what the command does not make at its start, and what `check_config` has not named as missing."""
-    from recipe.holderpo.config.inputs import check_data, check_model
-
-    files = [*data_files(config, "data.train_files"), *data_files(config, "data.val_files")]
-    if OmegaConf.select(config, "data.custom_cls.path") is None and all(
-        file is not None and Path(file).expanduser().exists() for file in files
-    ):
-        check_data(config)
-        model = Path(str(config.actor_rollout_ref.model.path))
-        if config.embedded_model is None or (model / "config.json").exists():
-            check_model(config)
 
 
 def examine(config: DictConfig, node: Node) -> list[Finding]:

@@ -1,7 +1,7 @@
 """Train with HölderPO or a baseline: `python -m recipe.holderpo.main [Hydra overrides]`.
 
 Order of events: compose the config, check it, make the embedded model and data (where asked for), start Ray and verl's
-trainer, show progress, draw the curves. Nothing heavy is imported before the config has been checked.
+trainer, show progress, draw the curves. verl, vLLM and Ray are imported when our own checks of the config have passed.
 """
 
 import os
@@ -66,6 +66,8 @@ def run(config: DictConfig) -> None:
         except OSError as error:
             raise ConfigError(f"cache_dir is {config.cache_dir!r}; nothing can be made in it: {error}") from error
         check_with_verl(config)
+        from recipe.holderpo.config.inputs import check_inputs
+
         check_inputs(config)
         if not run_dir.exists():
             run_dir.mkdir(parents=True)
@@ -74,15 +76,6 @@ def run(config: DictConfig) -> None:
         print(f"run {config.run}: {run_dir}", flush=True)
         with console_that_holds_nothing():
             train_and_report(config, checkpoint, server)
-
-
-def check_inputs(config: DictConfig) -> None:
-    """The files that the config names, once they are there."""
-    from recipe.holderpo.config.inputs import check_data, check_model
-
-    if OmegaConf.select(config, "data.custom_cls.path") is None:  # your own data set class may read anything
-        check_data(config)
-        check_model(config)
 
 
 def train_and_report(config: DictConfig, checkpoint: Checkpoint | None, server: ForkServer | None = None) -> None:

@@ -8,13 +8,30 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from recipe.holderpo.config.cross_checks import SINGLE_TURN, data_files
 from recipe.holderpo.config.errors import ConfigError
 
 ROWS_AT_ONCE = 10_000  # bounds the memory, whatever the file's size
 SAMPLED = 500  # prompts of a file that are tokenized here; verl tokenizes them all
+
+
+def check_inputs(config: DictConfig) -> None:
+    """Data and model, as far as they are there: what the command makes itself may not be yet, and `check_config` has named
+    what is missing.
+
+    Raises:
+        ConfigError: what is wrong with the first that cannot be used.
+    """
+    if OmegaConf.select(config, "data.custom_cls.path") is not None:  # your own data set class may read anything
+        return
+    files = [*data_files(config, "data.train_files"), *data_files(config, "data.val_files")]
+    if all(file is not None and Path(file).expanduser().exists() for file in files):
+        check_data(config)
+        model = Path(str(config.actor_rollout_ref.model.path))
+        if config.embedded_model is None or (model / "config.json").exists():
+            check_model(config)
 
 
 def check_data(config: DictConfig) -> None:
