@@ -52,7 +52,7 @@ MUTATIONS = (
         "a checkpoint is committed before all ranks have written",
         _TRAINER,
         "while None in (parts := self.actor_rollout_wg.saved_part()):",
-        "while all(part is None for part in (parts := self.actor_rollout_wg.saved_part())):",
+        "while not any(parts := self.actor_rollout_wg.saved_part()):",
         _WIRING,
     ),
     Mutation(
