@@ -78,7 +78,7 @@ def wrap_save(worker: Any, wrap: Callable[[Callable[..., None]], Callable[..., N
 def files_of_a_save(take: Callable[[Any, str], None]) -> Iterator[None]:
     """In the block, `take` is called with what verl's checkpoint manager would write with `torch.save`, and the file's path.
 
-    verl has an `async_save`, for Megatron alone."""
+    verl has an `async_save`, for Megatron alone; unnecessary once its FSDP manager has it."""
     import torch
     from verl.utils.checkpoint import fsdp_checkpoint_manager
 
