@@ -12,6 +12,7 @@ FLOORS = (
     ("holderpo_core",),
     (
         "recipe.holderpo.config.errors",
+        "recipe.holderpo.config.free_keys",
         "recipe.holderpo.config.values",
         "recipe.holderpo.atomic",
         "recipe.holderpo.seeds",

@@ -10,8 +10,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from recipe.holderpo.config.compose import compose_config
 from recipe.holderpo.config.errors import ConfigError
+from recipe.holderpo.config.free_keys import is_free
 from recipe.holderpo.fault_tolerance.checkpoint import Checkpoint
-from recipe.holderpo.fault_tolerance.resume import check_resume, differences, free_keys, is_free
+from recipe.holderpo.fault_tolerance.resume import check_resume, differences, free_keys
 
 ROOT = Path(__file__).parents[2]
 

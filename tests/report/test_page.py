@@ -1,55 +1,66 @@
 """The page of several runs: its values, and what a real browser makes of it."""
 
 import base64
+import hashlib
 import json
 import math
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
 import yaml
 
+from recipe.holderpo.report import __main__ as report
+from recipe.holderpo.report.page.answers import answers
 from recipe.holderpo.report.page.data import GREEDY, REACH, SAMPLED, page_data
-from recipe.holderpo.report.page.write import write_page
-from recipe.holderpo.report.statistics import interval
+from recipe.holderpo.report.page.write import page
+from recipe.holderpo.report.record import read_run
 
-PLANTED = "<script>window.planted = true</script><img src=x onerror='window.planted = true'>"
+PLANTED = "<script>window.planted = 1</script><img src=x onerror='window.planted = 1'>"
 Maker = Callable[..., Path]
 
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> Maker:
-    def make(name: str, seed: int = 1, p: float = 0.0, last: float = 0.5, steps: int = 3, **more: float) -> Path:
+    def make(
+        name: str,
+        seed: int | None = 1,
+        p: float = 0.0,
+        last: float = 0.5,
+        steps: int = 3,
+        more: dict[str, Any] | None = None,
+    ) -> Path:
         folder = tmp_path / name
         (folder / "generations").mkdir(parents=True)
         config = {
             "run": name, "run_dir": str(folder), "seed": seed, "holder": {"p_start": p}, "data": {"train_batch_size": 4},
-            "actor_rollout_ref": {"rollout": {"n": 8, "seed": seed}}, "trainer": {"experiment_name": name},
-            "ray_kwargs": {"address": name},
+            "actor_rollout_ref": {"rollout": {"n": 8, "seed": seed}}, "trainer": {"x": f"{folder}/x"},
+            "ray_kwargs": {"address": name}, "cache_dir": name, "restarts": len(name),
         }  # fmt: skip
         (folder / "config.yaml").write_text(yaml.safe_dump(config))
         records = [
             {
                 "step": step,
-                "time": 1000.0 + 10 * step,
+                "time": 1000.0 + (10 + last) * step,
                 "holder/p": p,
                 "holder/log_ratio_std": 0.25,
                 "perf/total_num_tokens": 7,
                 "val-core/sums/acc/mean@4": last * step / (steps - 1),
                 "actor/grad_norm": 1 / 3 + step,
-                **more,
+                **(more or {}),
             }
             for step in range(steps)
         ]
-        text = "".join(json.dumps(record).replace("NaN", '"NaN"') + "\n" for record in records)
-        (folder / "metrics.jsonl").write_text(text)
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
         rows = [
-            {"input": "1+1", "output": f"{PLANTED} 2", "gts": "2", "score": 1.0, "step": 2},
-            {"input": "1+2", "output": "4", "gts": "3", "score": 0.0, "step": 2},
+            {"input": PLANTED, "output": f"{PLANTED} 2", "gts": PLANTED, "score": 1.0},
+            {"input": "1+2", "output": "4", "gts": "3", "score": 0.0},
         ]
         (folder / "generations" / "2.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         return folder
@@ -57,46 +68,110 @@ def make_run(tmp_path: Path) -> Maker:
     return make
 
 
+def data_of(*folders: Path) -> Any:
+    return page_data({folder: read_run(folder) for folder in folders})
+
+
 def test_values_of_a_run(make_run: Maker) -> None:
-    (run,) = page_data([make_run("a", p=-2.0)])["runs"]
-    assert run["x"] == {"step": [0, 1, 2], "samples": [0, 32, 64], "tokens": [7, 14, 21], "seconds": [0.0, 10.0, 20.0]}
-    assert (
-        run["metrics"][SAMPLED] == [0, 0.25, 0.5]
-        and run["metrics"][REACH] == [0.5] * 3
-        and GREEDY not in run["metrics"]
-    )
+    (run,) = data_of(make_run("a", p=-2.0))["runs"]
+    assert run["x"] == {"step": [0, 1, 2], "samples": [0, 32, 64], "tokens": [7, 14, 21], "seconds": [0, 10, 21]}
+    assert run["metrics"][SAMPLED] == [0, 0.25, 0.5] and run["metrics"][REACH] == [0.5] * 3
+    assert GREEDY not in run["metrics"]
     assert run["metrics"]["actor/grad_norm"] == [0.3333, 1.333, 2.333], "four digits"
     assert run["group"] == "all runs" and run["marks"] == []
 
 
 def test_what_is_not_finite_or_went_wrong_is_marked(make_run: Maker) -> None:
-    (run,) = page_data([make_run("a", **{"guard/nonfinite_updates": 1.0, "actor/loss": math.nan})])["runs"]
+    more = {"guard/nonfinite_updates": 1.0, "actor/loss": "NaN", "time": "NaN", "perf/total_num_tokens": "Infinity"}
+    (run,) = data_of(make_run("a", more=more))["runs"]
     assert run["metrics"]["actor/loss"] == ["nan"] * 3
+    assert run["x"]["seconds"] == run["x"]["tokens"] == [None] * 3
     assert run["marks"] == [[n, "update skipped: not finite"] for n in range(3)]
 
 
-def test_seeds_make_no_groups_and_as_few_keys_as_tell_them_apart_name_them(make_run: Maker) -> None:
-    folders = [make_run(f"p{p}-{seed}", seed=seed, p=p) for p in (0.0, 2.0) for seed in (1, 2)]
-    data = page_data(folders)
+def test_seeds_and_machines_make_no_groups_and_as_few_keys_as_tell_them_apart_name_them(make_run: Maker) -> None:
+    """A run's own name may be part of other values, and its folder of others."""
+    folders = [
+        make_run(f"{name}{seed}", seed=seed, p=p) for name, p in (("p", 0.0), ("longer", 2.0)) for seed in (1, 2)
+    ]
+    data = data_of(*folders)
     assert [run["group"] for run in data["runs"]] == ["p_start=0.0"] * 2 + ["p_start=2.0"] * 2
     assert data["differences"] == {"holder.p_start": ["0.0", "0.0", "2.0", "2.0"]}
 
 
-def test_results_have_the_studys_intervals_and_differences_by_seed(make_run: Maker) -> None:
+def test_values_that_hold_a_runs_name_differ_all_the_same(make_run: Maker) -> None:
+    folders = [make_run(name) for name in ("ppo", "gspo")]
+    for folder in folders:
+        config = yaml.safe_load((folder / "config.yaml").read_text()) | {
+            "algo_name": folder.name,
+            "project": "gspo-ppo",
+        }
+        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    data = data_of(*folders)
+    assert [run["group"] for run in data["runs"]] == ["algo_name=ppo", "algo_name=gspo"]
+    assert list(data["differences"]) == ["algo_name"]
+
+
+def test_results_are_of_one_step_over_seeds_and_pairs(make_run: Maker) -> None:
     last = {0.0: {1: 0.1, 2: 0.2, 3: 0.4}, 2.0: {1: 0.5, 3: 0.9, 4: 0.7}}
-    data = page_data([make_run(f"{p}-{s}", seed=s, p=p, last=v) for p, own in last.items() for s, v in own.items()])
-    first, second = data["results"]
-    assert (first["runs"], first["last"]) == (3, 0.2333) and "difference" not in first
-    assert first["last_interval"] == pytest.approx(interval([0.1, 0.2, 0.4]), rel=1e-3)
-    assert (second["difference"], second["pairs"]) == (0.45, 2), "of seeds 1 and 3"
+    folders = [make_run(f"{p}-{s}", seed=s, p=p, last=v) for p, own in last.items() for s, v in own.items()]
+    folders.append(make_run("again", seed=3, p=2.0, last=0.7))  # seed 3 is 0.8 in the mean
+    folders.append(make_run("stopped", seed=5, p=2.0, last=0.0, steps=2))
+    results = data_of(*folders)["results"]
+    assert (results["measure"], results["step"], results["missing"]) == (SAMPLED, 2, ["stopped"])
+    first, second = results["rows"]
+    assert (first["seeds"], first["mean"]) == (3, 0.2333) and "difference" not in first
+    half = 4.303 * math.sqrt(sum((v - fmean([0.1, 0.2, 0.4])) ** 2 for v in (0.1, 0.2, 0.4)) / 2 / 3)
+    assert first["mean_interval"] == pytest.approx([0.2333 - half, 0.2333 + half], abs=2e-4)
+    assert (second["seeds"], second["mean"]) == (3, 0.6667)
+    assert (second["difference"], second["pairs"]) == (0.4, 2), "of seeds 1 and 3"
     assert "difference_interval" not in second, "of two seeds there is none"
 
 
-def test_texts_have_limited_room(make_run: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_without_seeds_are_not_paired_and_runs_without_a_config_are_a_group(make_run: Maker) -> None:
+    folders = [make_run("a", seed=None), make_run("b", seed=None), make_run("c", p=1.0), make_run("d", p=2.0)]
+    (folders[3] / "config.yaml").write_text("- a list")
+    data = data_of(*folders)
+    assert [run["group"] for run in data["runs"]] == ["p_start=0.0"] * 2 + ["p_start=1.0", "no config.yaml"]
+    assert data["runs"][3]["x"]["samples"] == [None] * 3
+    assert [(row["seeds"], row["pairs"]) for row in data["results"]["rows"]] == [(2, 0), (1, 0), (1, 0)]
+
+
+def test_answers_that_cannot_be_read_are_left_out_and_long_ones_are_cut(
+    make_run: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = make_run("a")
-    assert [row["output"] for row in page_data([folder])["samples"]] == [f"{PLANTED} 2", "4"]
-    monkeypatch.setattr("recipe.holderpo.report.page.data.SAMPLES_BYTES", 200)
-    assert len(page_data([folder])["samples"]) == 1
+    long, short = b'{"output": "%s", "score": NaN}' % (b"x" * 9000), b'{"output": "short"}'
+    lines = [b"", b"[1]", b"{broken", b"\xff", long, short, b"{unfinished"]
+    (folder / "generations" / "10.jsonl").write_bytes(b"\n".join(lines))
+    (folder / "generations" / "11.jsonl").mkdir()
+    (folder / "generations" / "other.jsonl").touch()
+    two, ten, eleven = answers({"a": folder})
+    assert [row["output"] for row in two["rows"]] == [f"{PLANTED} 2", "4"]
+    assert (ten["step"], ten["all"], len(ten["rows"])) == (10, 2, 2) and (eleven["all"], eleven["rows"]) == (0, [])
+    assert ten["rows"][0]["output"].endswith("x ... (3000 more characters)") and ten["rows"][0]["score"] == "nan"
+    monkeypatch.setattr("recipe.holderpo.report.page.answers.BYTES", 3 * 1000)
+    (_, ten, _) = answers({"a": folder})
+    assert ten["all"] == 2 and [row["output"] for row in ten["rows"]] == [], "what was left out has taken the room"
+
+
+def test_the_command_leaves_out_folders_that_are_no_runs(
+    make_run: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "none").mkdir()
+    run, file = make_run("a"), tmp_path / "page.html"
+    monkeypatch.setattr(sys, "argv", ["report", str(run), f"{run}/.", f"{tmp_path}/none", "--html", str(file)])
+    report.main()
+    said = capsys.readouterr()
+    assert f"{file}: 1 runs, " in said.out and f"note: left out: {tmp_path}/none has no metrics.jsonl" in said.err
+    for folders, output, error in (
+        ([f"{tmp_path}/none"], file, "none of these folders has a record"),
+        ([str(run)], tmp_path / "no" / "page.html", "page.html', which cannot be written: No such file"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["report", *folders, "--html", str(output)])
+        with pytest.raises(SystemExit) as ended:
+            report.main()
+        assert ended.value.code == 2 and error in capsys.readouterr().err
 
 
 def browser() -> str:
@@ -109,28 +184,31 @@ def browser() -> str:
 
 # Waits for the page, does what is to be done in it, and leaves the result where the test finds it.
 DRIVER = """
-<script>
 const errors = [], result = {};
 window.addEventListener("error", (event) => errors.push(String(event.message)));
+document.addEventListener("securitypolicyviolation", (event) => errors.push(`refused: ${event.blockedURI}`));
 const consoles = console.error; console.error = (...words) => { errors.push(words.join(" ")); consoles(...words); };
 const set = (id, value) => { $(id).value = value; $(id).dispatchEvent(new Event("input")); };
 const waiting = setInterval(() => {
   if (document.querySelector("main").hidden && !$("state").textContent.includes("could not")) return;
   clearInterval(waiting);
   try { DO } catch (error) { errors.push(String(error)); }
-  result.errors = errors; result.state = $("state").textContent;
-  const found = document.createElement("pre"), text = unescape(encodeURIComponent(JSON.stringify(result)));
-  found.id = "found"; found.textContent = btoa(text);
-  document.body.append(found);
+  setTimeout(() => {
+    result.errors = errors; result.state = $("state").textContent; result.planted = window.planted;
+    const found = document.createElement("pre"), text = unescape(encodeURIComponent(JSON.stringify(result)));
+    found.id = "found"; found.textContent = btoa(text);
+    document.body.append(found);
+  }, 300);
 }, 20);
-</script>
 """
 
 
-def in_browser(page: Path, do: str, *flags: str) -> dict[str, Any]:
-    """`result`, after the statements were run in the page, with "errors" and "state"."""
-    driven = page.with_name("driven.html")
-    driven.write_text(page.read_text().replace("</body>", DRIVER.replace("DO", do) + "</body>"))
+def in_browser(text: str, folder: Path, do: str, *flags: str) -> dict[str, Any]:
+    """`result`, after the statements were run in the page, with "errors", "state" and whether something planted ran."""
+    driven, script = folder / "driven.html", DRIVER.replace("DO", do)
+    allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    text = text.replace("script-src ", f"script-src 'sha256-{allowed}' ", 1)
+    driven.write_text(text.replace("</body>", f"<script>{script}</script></body>"))
     command = [browser(), "--headless=new", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=30000", *flags]
     done = subprocess.run([*command, "--dump-dom", f"file://{driven}"], capture_output=True, text=True, check=False)
     found = re.search(r'<pre id="found">([^<]+)</pre>', done.stdout)
@@ -139,43 +217,49 @@ def in_browser(page: Path, do: str, *flags: str) -> dict[str, Any]:
 
 
 @pytest.fixture
-def page(make_run: Maker, tmp_path: Path) -> Path:
+def six(make_run: Maker) -> str:
+    """The page of three seeds of two groups, with something planted wherever there is a name."""
     last = {0.0: (0.3, 0.4, 0.5), 2.0: (0.7, 0.8, 0.9)}
     folders = [
-        make_run(f"<b>p{p}-{seed}", seed=seed, p=p, last=value)
+        make_run(f"<b>p{p}-{seed}", seed=seed, p=p, last=value, more={f"{PLANTED}/metric": 1.0})
         for p, values in last.items()
         for seed, value in enumerate(values)
     ]
-    file = tmp_path / "page.html"
-    write_page(folders, file)
-    assert file.stat().st_size < 2.5e6 and PLANTED not in file.read_text()
-    return file
+    for folder in folders:
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        config["algo_name"] = f"{PLANTED}{config['holder']['p_start']}"
+        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    text = page({folder: read_run(folder) for folder in folders})
+    assert len(text) < 2.5e6
+    return text
 
 
-def test_a_browser_shows_it_without_an_error_and_runs_nothing_that_a_model_wrote(page: Path) -> None:
+def test_a_browser_shows_it_without_an_error_and_runs_nothing_that_was_planted(six: str, tmp_path: Path) -> None:
     seen = in_browser(
-        page,
+        six,
+        tmp_path,
         """
-        result.planted = window.planted === true;
-        result.made = document.querySelectorAll("#samples script, #samples img").length;
-        result.output = document.querySelector("#samples pre.output").textContent;
-        result.rows = $("results").rows.length;
-        result.network = performance.getEntriesByType("resource").map((entry) => entry.name);
+        set("metric", [...$("metric").options].map((o) => o.value).find((name) => name.includes("planted")));
+        result.made = document.querySelectorAll("main img, main script, svg b, svg img").length;
+        result.output = document.querySelector("#answers pre.output").textContent;
+        result.rows = $("results").rows.length; result.measured = $("measured").textContent;
         """,
     )
     assert seen["errors"] == [] and seen["state"] == "6 runs in 2 groups"
-    assert seen["planted"] is False and seen["made"] == 0 and seen["output"] == f"{PLANTED} 2"
-    assert seen["rows"] == 3 and all(name.startswith(("blob:", "data:")) for name in seen["network"])
+    assert "planted" not in seen and seen["made"] == 0 and seen["output"] == f"{PLANTED} 2"
+    assert seen["rows"] == 3 and seen["measured"] == "accuracy, sampled at step 2"
 
 
-def test_the_comparison_has_means_and_intervals_and_filters_groups(page: Path) -> None:
+def test_the_comparison_has_means_and_intervals_and_filters_groups(six: str, tmp_path: Path) -> None:
     seen = in_browser(
-        page,
+        six,
+        tmp_path,
         """
         const traces = () => $("compare").data, line = ({ name, x, y }) => ({ name, x, y });
         const means = () => traces().filter((t) => t.name && t.name.includes("mean of")).map(line);
         set("metric", "actor/grad_norm"); set("x", "samples");
         result.all = means(); result.lines = traces().length;
+        set("x", "seconds"); result.seconds = means()[1].x;
         const box = $("groups").querySelector("input");
         box.checked = false; box.dispatchEvent(new Event("change"));
         result.one = means();
@@ -186,10 +270,11 @@ def test_the_comparison_has_means_and_intervals_and_filters_groups(page: Path) -
         """,
     )
     assert seen["errors"] == []
-    assert [mean["name"] for mean in seen["all"]] == ["p_start=0.0: mean of 3", "p_start=2.0: mean of 3"]
+    assert [mean["name"][-9:] for mean in seen["all"]] == ["mean of 3"] * 2
     assert seen["all"][0]["x"] == [0, 32, 64] and seen["all"][0]["y"] == pytest.approx([0.3333, 1.333, 2.333])
+    assert seen["seconds"] == pytest.approx([0, 11, (21 + 22 + 22) / 3]), "each run has its own, and there is one mean"
     assert seen["lines"] == 2 * (3 + 3), "a mean, the two edges of a band and three runs in each group"
-    assert [mean["name"] for mean in seen["one"]] == ["p_start=2.0: mean of 3"]
+    assert len(seen["one"]) == 1 and seen["one"][0]["name"].startswith("algo_name=&lt;script>")
     expected, total, weight = [], 0.0, 0.0
     for value in (0.3333, 1.333, 2.333):
         total, weight = 0.5 * total + 0.5 * value, 0.5 * weight + 0.5
@@ -199,23 +284,49 @@ def test_the_comparison_has_means_and_intervals_and_filters_groups(page: Path) -
     assert [edge[-1] for edge in seen["band"]] == pytest.approx([0.8 - half, 0.8 + half])
 
 
-def test_answers_are_found_by_score_and_words(page: Path) -> None:
+def test_answers_are_found_by_score_and_words(six: str, tmp_path: Path) -> None:
     seen = in_browser(
-        page,
+        six,
+        tmp_path,
         """
-        const shown = () => [...document.querySelectorAll("#samples pre.output")].map((pre) => pre.textContent);
+        const shown = () => [...document.querySelectorAll("#answers pre.output")].map((pre) => pre.textContent);
         result.both = shown().length;
         set("s-score", "0"); result.wrong = shown();
+        set("s-score", "none"); result.none = shown().length;
         set("s-score", ""); set("s-search", "ONERROR"); result.found = shown().length;
         result.count = $("s-count").textContent;
         """,
     )
-    assert seen["errors"] == [] and (seen["both"], seen["wrong"], seen["found"]) == (2, ["4"], 1)
-    assert seen["count"] == "1 answers"
+    assert seen["errors"] == [] and (seen["both"], seen["wrong"], seen["none"], seen["found"]) == (2, ["4"], 0, 1)
+    assert seen["count"] == "1 of the 2 answers that are here, of 2 in all"
 
 
-@pytest.mark.parametrize("width", [400, 1300])
-def test_nothing_is_wider_than_the_screen(page: Path, width: int) -> None:
-    do = "result.wide = document.documentElement.scrollWidth - innerWidth; result.width = innerWidth;"
-    seen = in_browser(page, do, f"--window-size={width},900")
-    assert seen["wide"] <= 0 and abs(seen["width"] - width) <= 100
+@pytest.mark.parametrize(
+    ("p", "step", "said"), [("Infinity", 3, "in 3 of 3 steps."), (0.0, 1, "No training step yet.")]
+)
+def test_what_is_said_of_p(p: Any, step: int, said: str, make_run: Maker, tmp_path: Path) -> None:
+    folder = make_run("a", more={"holder/p": p})
+    lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)[:step]
+    if step == 1:
+        lines = [json.dumps({"step": 0, "time": 0.0, "val-core/sums/acc/mean@4": 0.5}) + "\n"]
+    (folder / "metrics.jsonl").write_text("".join(lines))
+    seen = in_browser(page({folder: read_run(folder)}), tmp_path, 'result.said = $("effect").textContent;')
+    assert seen["errors"] == [] and seen["said"].endswith(said)
+
+
+def test_nothing_is_wider_than_a_phone(six: str, tmp_path: Path) -> None:
+    """In a frame: a headless browser's window is no narrower than 500."""
+    frame = tmp_path / "frame.html"
+    (tmp_path / "page.html").write_text(six)
+    frame.write_text('<iframe src="page.html" width="360" height="800"></iframe>')
+    command = [browser(), "--headless=new", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=30000"]
+    driver = (
+        "<script>setTimeout(() => { const d = document.querySelector('iframe').contentDocument.documentElement;"
+        "document.title = `${d.clientWidth} ${d.scrollWidth}`; }, 20000)</script>"
+    )
+    frame.write_text(frame.read_text() + driver)
+    command += ["--allow-file-access-from-files", "--dump-dom", f"file://{frame}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    title = re.search(r"<title>(\d+) (\d+)</title>", done.stdout)
+    assert title is not None, done.stdout[:300] + done.stderr[-1000:]
+    assert 300 <= int(title[1]) <= 360 and int(title[2]) <= int(title[1])

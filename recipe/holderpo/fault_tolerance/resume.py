@@ -3,13 +3,13 @@
 import math
 import sys
 from collections.abc import Iterator
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from recipe.holderpo.config.errors import ConfigError
+from recipe.holderpo.config.free_keys import FREE_KEYS, is_free
 from recipe.holderpo.config.settings import HolderSettings
 from recipe.holderpo.fault_tolerance.checkpoint import (
     Checkpoint,
@@ -22,107 +22,6 @@ from recipe.holderpo.fault_tolerance.checkpoint import (
 from recipe.holderpo.fault_tolerance.safe_load import check_holds_no_code
 from recipe.holderpo.report.record import METRICS_FILE, last_step
 from recipe.holderpo.tasks.registry import tasks
-
-# Keys that may differ from those that a run began with. Every other key must be as it was. A key stands for all below it, and
-# * for one or more parts of a name; docs/faults.md shows this table.
-FREE_KEYS = {
-    "names and folders of the run": (
-        "run",
-        "run_dir",
-        "trainer.experiment_name",
-        "trainer.project_name",
-        "trainer.default_local_dir",
-        "trainer.default_hdfs_dir",
-        "trainer.validation_data_dir",
-        "trainer.rollout_data_dir",
-    ),
-    "logging and profiling": (
-        "trainer.logger",
-        "trainer.log_val_generations",
-        "global_profiler",
-        "*.profiler",
-        "*.trace",
-        "*.prometheus",
-    ),
-    "resuming and checkpoints": (
-        "restarts",
-        "resume_changes",
-        "trust_checkpoint",
-        "keep_checkpoints",
-        "actor_rollout_ref.actor.checkpoint.async_save",
-        "stop_grace_s",
-        "trainer.resume_mode",
-        "trainer.resume_from_path",
-        "trainer.save_freq",
-        "trainer.esi_redundant_time",
-    ),
-    "limits of a healthy run": ("guard", "stall"),
-    "validation": (
-        "trainer.test_freq",
-        "trainer.val_before_train",
-        "trainer.val_only",
-        "data.val_files",
-        "data.val_batch_size",
-        "data.val_max_samples",
-        "actor_rollout_ref.rollout.val_kwargs",
-    ),
-    "devices, processes and memory": (
-        "env",
-        "fork_workers",
-        "ray_kwargs",
-        "transfer_queue",
-        "trainer.nnodes",
-        "trainer.n_gpus_per_node",
-        "trainer.total_training_steps",  # where nothing spans the whole run, see `_changed_length`
-        "*_micro_batch_size",
-        "*_micro_batch_size_per_gpu",
-        "*_max_token_len_per_gpu",
-        "*.use_dynamic_bsz",
-        "*.log_prob_use_dynamic_bsz",
-        "*.param_offload",
-        "*.optimizer_offload",
-        "*.enable_gradient_checkpointing",
-        "*.enable_activation_offload",
-        "*.use_torch_compile",
-        "*.offload_policy",
-        "*.reshard_after_forward",
-        "*.forward_prefetch",
-        "*.use_no_sync_for_gradient_accumulation",
-        "*.entropy_from_logits_with_chunking",
-        "*.entropy_from_logits_chunk_size",
-        "*.entropy_checkpointing",
-        "*.tiled_mlp",
-        "*.use_shm",
-        "*.nccl_timeout",
-        "actor_rollout_ref.rollout.gpu_memory_utilization",
-        "actor_rollout_ref.rollout.tensor_model_parallel_size",
-        "actor_rollout_ref.rollout.data_parallel_size",
-        "actor_rollout_ref.rollout.enforce_eager",
-        "actor_rollout_ref.rollout.free_cache_engine",
-        "actor_rollout_ref.rollout.enable_sleep_mode",
-        "actor_rollout_ref.rollout.max_num_batched_tokens",
-        "actor_rollout_ref.rollout.max_num_seqs",
-        "actor_rollout_ref.rollout.agent.num_workers",
-        "actor_rollout_ref.rollout.checkpoint_engine",
-        "actor_rollout_ref.rollout.nnodes",
-        "actor_rollout_ref.rollout.n_gpus_per_node",
-        "reward.num_workers",
-        "actor_rollout_ref.rollout.agent.agent_loop_config_path",
-        "actor_rollout_ref.rollout.enable_chunked_prefill",
-        "actor_rollout_ref.rollout.enable_prefix_caching",
-        "actor_rollout_ref.rollout.cudagraph_capture_sizes",
-        "actor_rollout_ref.rollout.disable_log_stats",
-        "actor_rollout_ref.rollout.layered_summon",
-        "actor_rollout_ref.rollout.multi_stage_wake_up",
-        "actor_rollout_ref.rollout.engine_kwargs.vllm.kv_cache_memory_bytes",
-        "reward.custom_reward_function.reward_kwargs.workers",
-        "reward.custom_reward_function.reward_kwargs.memory_mb",
-        "reward.reward_model.nnodes",
-        "reward.reward_model.n_gpus_per_node",
-        "data.filter_overlong_prompts_workers",
-        "trainer.ray_wait_register_center_timeout",
-    ),
-}
 
 
 def find_checkpoint(config: DictConfig) -> Checkpoint | None:
@@ -207,11 +106,6 @@ def free_keys() -> list[str]:
     return [key for keys in FREE_KEYS.values() for key in keys] + [
         k for task in tasks().values() for k in task.free_keys
     ]
-
-
-def is_free(key: str, patterns: list[str]) -> bool:
-    """Whether a key, or a group that it is in, is one of the patterns."""
-    return any(fnmatchcase(key, pattern) or fnmatchcase(key, f"{pattern}.*") for pattern in patterns)
 
 
 def _changed_keys(config: DictConfig, saved: Any) -> Iterator[str]:

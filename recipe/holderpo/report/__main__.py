@@ -8,6 +8,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from recipe.holderpo import atomic
 from recipe.holderpo.config.errors import ConfigError, print_error
 from recipe.holderpo.report.record import METRICS_FILE, read_run
 
@@ -18,25 +19,37 @@ def main() -> None:
     parser.add_argument("--html", type=Path, metavar="FILE", help="make this page, and draw and print nothing")
     arguments = parser.parse_args()
     run_dirs: list[Path] = arguments.run_dirs
-    lines = [line for run_dir in run_dirs for line in unusable(run_dir)]
-    if lines:
-        print_error(ConfigError(*lines))
-        sys.exit(2)
-    if arguments.html is not None:
-        write(run_dirs, arguments.html)
-    else:
-        draw_and_print(run_dirs)
-
-
-def write(run_dirs: list[Path], file: Path) -> None:
-    from recipe.holderpo.report.page.write import write_page
-
     try:
-        write_page(run_dirs, file)
-    except OSError as error:
-        print_error(ConfigError(f"--html is {str(file)!r}, which cannot be written: {error.strerror}"))
+        if arguments.html is not None:
+            make_page(run_dirs, arguments.html)
+        else:
+            lines = [line for run_dir in run_dirs for line in unusable(run_dir)]
+            if lines:
+                raise ConfigError(*lines)
+            draw_and_print(run_dirs)
+    except ConfigError as error:
+        print_error(error)
         sys.exit(2)
-    print(f"{file}: {len(run_dirs)} runs, {file.stat().st_size / 1e6:.1f} MB")
+
+
+def make_page(run_dirs: list[Path], file: Path) -> None:
+    """Of the folders that are runs; the others are named."""
+    from recipe.holderpo.report.page.write import page
+
+    records = {}
+    for folder in {run_dir.resolve(): run_dir for run_dir in run_dirs}.values():
+        try:
+            records[folder] = read_run(folder)
+        except ConfigError as error:
+            print(f"note: left out: {error.lines[0]}", file=sys.stderr)
+    if not records:
+        raise ConfigError("none of these folders has a record; allowed are folders of runs")
+    text = page(records)
+    try:
+        atomic.write_text(file, text)
+    except OSError as error:
+        raise ConfigError(f"--html is {str(file)!r}, which cannot be written: {error.strerror}") from None
+    print(f"{file}: {len(records)} runs, {file.stat().st_size / 1e6:.1f} MB")
 
 
 def draw_and_print(run_dirs: list[Path]) -> None:

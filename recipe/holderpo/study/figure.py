@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from recipe.holderpo import atomic
-from recipe.holderpo.report.statistics import interval
 from recipe.holderpo.study.plan import ARMS, CLIPS, REPORTED_SEEDS, complete_seeds, grid
+from recipe.holderpo.study.statistics import interval
 
 Record = Mapping[str, Any]
 COLORS = dict(

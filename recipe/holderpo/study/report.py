@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from recipe.holderpo.atomic import write_text
-from recipe.holderpo.report import statistics
+from recipe.holderpo.study import statistics
 from recipe.holderpo.study.figure import plot_study
 from recipe.holderpo.study.plan import EXPERIMENTS, complete_seeds
 from recipe.holderpo.study.probe import probe_table

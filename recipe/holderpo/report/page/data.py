@@ -2,60 +2,75 @@
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 import yaml
 
-from recipe.holderpo import atomic
+from recipe.holderpo.config.free_keys import FREE_KEYS, is_free
 from recipe.holderpo.report.effect import LARGEST_CLIP_FRACTION, SMALLEST_EFFECT, reach
-from recipe.holderpo.report.record import accuracy, read_run
-from recipe.holderpo.report.statistics import interval
+from recipe.holderpo.report.page.answers import answers
+from recipe.holderpo.report.record import accuracy
 
 Json = dict[str, Any]
 Records = list[dict[str, float]]
 
 DIGITS = 4
 """Significant ones of every number."""
-SAMPLES_BYTES = 1_500_000
-"""Of texts in all, at most."""
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """The one in C where PyYAML was built with it: ten times as fast."""
-SEEDS = ("seed", "data_loader_seed")
-"""Last parts of keys in which runs of one group may differ."""
-MACHINES = ("ray_kwargs", "transfer_queue", "env")
-"""Groups of keys that say where a run was made."""
-SAMPLED, GREEDY, REACH = "accuracy, sampled", "accuracy, greedy", "|p| x spread of log-ratios"
+SEED = "seed"
+LENGTH = "trainer.total_training_steps"  # free when a run resumes, but another training
+SAME_TRAINING = (
+    *(key for keys in FREE_KEYS.values() for key in keys if key != LENGTH),
+    *("cache_dir", SEED, "*.seed", "*_seed"),
+)
+"""Keys in which the runs of one group may differ, as those of `FREE_KEYS`."""
+SAMPLED, GREEDY, REWARD, REACH = (
+    "accuracy, sampled",
+    "accuracy, greedy",
+    "critic/score/mean",
+    "|p| x spread of log-ratios",
+)
 MARKS = {
     "guard/nonfinite_updates": "update skipped: not finite",
     "checkpoint/failed": "a checkpoint could not be saved",
 }
+NO_CONFIG = "no config.yaml"
+# 97.5 % quantiles of Student's t for 1, 2, ... degrees of freedom; beyond, the normal distribution's.
+T = (12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.16, 2.145, 2.131, 2.12, 2.11)
+NORMAL = 1.96
+FEWEST = 3
+"""Values of which there is an interval."""
 
 
-def page_data(run_dirs: Sequence[Path]) -> Json:
+def page_data(records: Mapping[Path, Records]) -> Json:
     """Everything on the page.
 
-    Raises:
-        ConfigError: a folder has no record that can be read, or an empty one.
+    Args:
+        records: of each run's folder, at least one.
     """
-    names = _names(run_dirs)
-    records = [read_run(folder) for folder in run_dirs]
-    configs = [_settings(folder) for folder in run_dirs]
+    folders = [*records]
+    names, configs = _names(folders), [_settings(folder) for folder in folders]
     differing = _differing(configs)
     groups = _groups(configs, differing)
     runs = [
-        _run(name, group, config, own) for name, group, config, own in zip(names, groups, configs, records, strict=True)
+        _run(name, group, config, records[folder])
+        for name, group, config, folder in zip(names, groups, configs, folders, strict=True)
     ]
     return {
         "runs": runs,
         "differences": {key: [_text(config.get(key)) for config in configs] for key in differing},
-        "results": _results(groups, configs, records),
-        "samples": _samples(names, run_dirs),
+        "results": _results(runs, [config.get(SEED) for config in configs]),
+        "answers": answers(dict(zip(names, folders, strict=True))),
         "no_effect_below": SMALLEST_EFFECT,
         "clips_too_much_above": LARGEST_CLIP_FRACTION,
+        "t": [*T, NORMAL],
+        "fewest": FEWEST,
     }
 
 
@@ -66,35 +81,44 @@ def _run(name: str, group: str, config: Json, records: Records) -> Json:
         for key, value in (record | values).items():
             if value is not None and key not in ("step", "time"):
                 metrics.setdefault(key, [None] * len(records))[number] = _rounded(value)
-    samples = (config.get("data.train_batch_size") or 0) * (config.get("actor_rollout_ref.rollout.n") or 0)
-    tokens = accumulate(record.get("perf/total_num_tokens", 0.0) for record in records)
+    steps = [int(record["step"]) for record in records]
+    batch, n = config.get("data.train_batch_size"), config.get("actor_rollout_ref.rollout.n")
+    samples = batch * n if isinstance(batch, int) and isinstance(n, int) else None
+    tokens = [record.get("perf/total_num_tokens", 0.0) for record in records]
+    times = [record.get("time", math.nan) for record in records]
     return {
         "name": name,
         "group": group,
         "x": {
-            "step": [int(record["step"]) for record in records],
-            "samples": [int(record["step"]) * samples for record in records],
-            "tokens": [int(count) for count in tokens],
-            "seconds": [round(record.get("time", 0.0) - records[0].get("time", 0.0), 1) for record in records],
+            "step": steps,
+            "samples": [None if samples is None else step * samples for step in steps],
+            "tokens": [_whole(count) for count in accumulate(tokens)],
+            "seconds": [_whole(time - times[0]) for time in times],
         },
         "metrics": metrics,
         "marks": [[n, text] for n, r in enumerate(records) for key, text in MARKS.items() if r.get(key)],
     }
 
 
-def _names(run_dirs: Sequence[Path]) -> list[str]:
+def _whole(value: float) -> int | None:
+    return round(value) if math.isfinite(value) else None
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
     """The folders' own names, or their paths where two have the same."""
-    short = [folder.resolve().name for folder in run_dirs]
-    return [name if short.count(name) == 1 else str(folder) for name, folder in zip(short, run_dirs, strict=True)]
+    short = [folder.resolve().name for folder in folders]
+    return [name if short.count(name) == 1 else str(folder) for name, folder in zip(short, folders, strict=True)]
 
 
 def _settings(run_dir: Path) -> Json:
-    """Full key -> value of a run's config; {} where there is none."""
+    """Full key -> value of a run's config, in which the run's own folder has no name; {} where there is none to be read."""
     try:
         config = yaml.load((run_dir / "config.yaml").read_text(), LOADER)
-    except (OSError, yaml.YAMLError):
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return {}
-    return dict(_leaves(config))
+    settings = dict(_leaves(config)) if isinstance(config, dict) else {}
+    own = settings.get("run_dir")
+    return {key: _without(value, own) if isinstance(own, str) and own else value for key, value in settings.items()}
 
 
 def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
@@ -105,138 +129,90 @@ def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield from _leaves(item, f"{key}.{name}" if key else str(name))
 
 
+def _without(value: Any, folder: str) -> Any:
+    if isinstance(value, list):
+        return [_without(one, folder) for one in value]
+    return f"...{value.removeprefix(folder)}" if isinstance(value, str) and value.startswith(folder) else value
+
+
 def _differing(configs: Sequence[Json]) -> list[str]:
-    """Keys in which runs differ, but for seeds and what is named after a run."""
-    keys = sorted({key for config in configs for key in config})
+    """Keys in which trainings differ; runs without a config have none."""
+    known = [config for config in configs if config]
     return [
         key
-        for key in keys
-        if key.rsplit(".", 1)[-1] not in SEEDS
-        and key.split(".")[0] not in MACHINES
-        and len({_text(_without_name(config.get(key), config)) for config in configs}) > 1
+        for key in sorted({key for config in known for key in config})
+        if len({_text(config.get(key)) for config in known}) > 1 and not is_free(key, SAME_TRAINING)
     ]
 
 
-def _without_name(value: Any, config: Json) -> Any:
-    """A value that has the run's name or folder in it, without them."""
-    if isinstance(value, list):
-        return [_without_name(one, config) for one in value]
-    if isinstance(value, str):
-        for name in (config.get("run_dir"), config.get("run")):
-            value = value.replace(str(name), "") if name else value
-    return value
-
-
 def _groups(configs: Sequence[Json], differing: Sequence[str]) -> list[str]:
-    """The name of each run's group, whose configs are the same but for seeds: values of as few keys as tell groups apart."""
+    """The name of each run's group, whose trainings are the same: values of as few keys as tell the groups apart."""
     named, tell = [""] * len(configs), 1
+    last = Counter(key.rsplit(".", 1)[-1] for key in differing)
     for key in sorted(differing, key=lambda key: key != "algo_name"):
-        finer = [
-            f"{name}, {key.rsplit('.', 1)[-1]}={_text(config.get(key))}"
-            for name, config in zip(named, configs, strict=True)
-        ]
-        if len(set(finer)) > tell:
-            named, tell = finer, len(set(finer))
-    return [name.removeprefix(", ") or "all runs" for name in named]
+        short = key.rsplit(".", 1)[-1]
+        shown = short if last[short] == 1 else key
+        finer = [f"{name}, {shown}={_text(config.get(key))}" for name, config in zip(named, configs, strict=True)]
+        groups = {name for name, config in zip(finer, configs, strict=True) if config}
+        if len(groups) > tell:
+            named, tell = finer, len(groups)
+    return [
+        name.removeprefix(", ") or "all runs" if config else NO_CONFIG
+        for name, config in zip(named, configs, strict=True)
+    ]
 
 
 def _text(value: Any) -> str:
-    return "" if value is None else value if isinstance(value, str) else json.dumps(value)
+    return "" if value is None else value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _rounded(value: float) -> float | str:
     """Four significant digits; JSON has no infinities, so they are words."""
     if not math.isfinite(value):
-        return str(value)
+        return str(float(value))
     number = float(f"{value:.{DIGITS}g}")
     return int(number) if number.is_integer() and abs(number) < 2**53 else number
 
 
-def _results(groups: Sequence[str], configs: Sequence[Json], records: Sequence[Records]) -> list[Json]:
-    """A row for each group: last accuracy or reward, mean and interval over its runs; and its difference from the first group
-    in the seeds that both have."""
-    last = [_last(own) for own in records]
-    by_seed = {
-        group: {
-            config.get("seed"): value
-            for name, config, value in zip(groups, configs, last, strict=True)
-            if name == group
-        }
-        for group in dict.fromkeys(groups)
-    }
-    first = next(iter(by_seed), "")
+def _results(runs: Sequence[Json], seeds: Sequence[Any]) -> Json:
+    """Of the measure that most runs have, at the step at which most of them have it last: a row for each group, with mean and
+    interval over its seeds, and its difference from the first group over the seeds that both have."""
+    measure = max((SAMPLED, GREEDY, REWARD), key=lambda name: sum(name in run["metrics"] for run in runs))
+    values = [_values(run, measure) for run in runs]
+    last = Counter(max(found) for found in values if found)
+    step = max(last, key=lambda one: (last[one], one), default=0)
+    by_seed: dict[str, dict[Any, list[float]]] = {run["group"]: {} for run in runs}
+    for number, (run, seed, found) in enumerate(zip(runs, seeds, values, strict=True)):
+        if step in found:  # a run without a seed stands for itself
+            by_seed[run["group"]].setdefault(("run", number) if seed is None else seed, []).append(found[step])
+    means = {group: {seed: fmean(all_runs) for seed, all_runs in own.items()} for group, own in by_seed.items()}
+    first = runs[0]["group"]
     rows = []
-    for group, of_seed in by_seed.items():
-        values = [value for value, name in zip(last, groups, strict=True) if name == group and value is not None]
-        differences = [
-            value - other
-            for seed, value in of_seed.items()
-            if value is not None and (other := by_seed[first].get(seed)) is not None
-        ]
+    for group, own in means.items():
+        pairs = [value - means[first][seed] for seed, value in own.items() if seed in means[first] and group != first]
         rows.append(
             {
                 "group": group,
-                "runs": len(values),
-                **_mean_and_interval(values, "last"),
-                **(_mean_and_interval(differences, "difference") if group != first else {}),
-                "pairs": len(differences) if group != first else 0,
+                "seeds": len(own),
+                **_mean_and_interval([*own.values()], "mean"),
+                **_mean_and_interval(pairs, "difference"),
+                "pairs": len(pairs),
             }
         )
-    return rows
+    missing = [run["name"] for run, found in zip(runs, values, strict=True) if step not in found]
+    return {"measure": measure, "step": step, "rows": rows, "missing": missing}
 
 
-def _last(records: Records) -> float | None:
-    """The last validation's sampled accuracy, or greedy, or the last step's reward."""
-    for value_of in (
-        lambda record: accuracy(record, greedy=False),
-        lambda record: accuracy(record, greedy=True),
-        lambda record: record.get("critic/score/mean"),
-    ):
-        found = [value for record in records if (value := value_of(record)) is not None]
-        if found:
-            return float(found[-1])
-    return None
+def _values(run: Json, measure: str) -> dict[int, float]:
+    """By step, where it is a number."""
+    found = zip(run["x"]["step"], run["metrics"].get(measure, []), strict=False)
+    return {step: value for step, value in found if isinstance(value, int | float)}
 
 
 def _mean_and_interval(values: Sequence[float], name: str) -> Json:
-    """Mean, and of three values or more a 95 % bootstrap interval."""
+    """Mean, and of three values or more the 95 % interval by Student's t."""
     found: Json = {name: _rounded(fmean(values))} if values else {}
-    if len(values) >= 3:
-        found[f"{name}_interval"] = [_rounded(end) for end in interval(values)]
+    if len(values) >= FEWEST:
+        half = (T[len(values) - 2] if len(values) - 2 < len(T) else NORMAL) * stdev(values) / math.sqrt(len(values))
+        found[f"{name}_interval"] = [_rounded(fmean(values) - half), _rounded(fmean(values) + half)]
     return found
-
-
-def _samples(names: Sequence[str], run_dirs: Sequence[Path]) -> list[Json]:
-    """Answers of validations, of each the first rows that there is room for: the last validations first."""
-    files = {
-        name: sorted((folder / "generations").glob("*.jsonl"), key=_step_of)
-        for name, folder in zip(names, run_dirs, strict=True)
-    }
-    shown = [(name, file) for name, own in files.items() for file in (own[:1] + own[-2:] if len(own) > 2 else own)]
-    room, rows = SAMPLES_BYTES // max(1, len(shown)), list[Json]()
-    for name, file in shown:
-        left = room
-        for line in atomic.complete_lines(file):
-            left -= len(line)
-            if left < 0:
-                break
-            row = json.loads(line)
-            rows.append(
-                {
-                    "run": name,
-                    "step": row.get("step", file.stem),
-                    "input": _string(row.get("input")),
-                    "output": _string(row.get("output")),
-                    "truth": _string(row.get("gts")),
-                    "score": row.get("score"),
-                }
-            )
-    return rows
-
-
-def _step_of(file: Path) -> int:
-    return int(file.stem) if file.stem.isdecimal() else -1
-
-
-def _string(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)

@@ -1,10 +1,8 @@
 "use strict";
-// Okabe and Ito's colours, which colour-blind readers can tell apart, without the yellow that white swallows.
-const COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#8C564B"];
-const DASHES = ["solid", "dash", "dot", "dashdot"];
+// Okabe and Ito's colours, which colour-blind readers can tell apart, without the yellow that white swallows; and dashes beside them.
+const COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"];
+const DASHES = ["solid", "dash", "dot"], BORDERS = ["solid", "dashed", "dotted"];
 const SHOWN_AT_ONCE = 100;
-// 97.5 % quantile of Student's t for 1, 2, ... degrees of freedom; 1.96 beyond.
-const T = [12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.16, 2.145, 2.131, 2.12, 2.11, 2.101, 2.093, 2.086];
 const $ = (id) => document.getElementById(id);
 
 async function unpacked(id) {
@@ -23,6 +21,7 @@ function element(name, text, className) {
 function row(table, cells, name) {
   const made = table.appendChild(element("tr"));
   for (const cell of cells) made.append(element(name || "td", cell, typeof cell === "number" ? "number" : ""));
+  for (const head of made.querySelectorAll("th")) head.scope = "col";
   return made;
 }
 
@@ -48,16 +47,18 @@ function smooth(values, weight) {
   });
 }
 
-// Mean over a group's runs at each x, and its 95 % interval (Student's t) where there are three of them or more.
-function band(lines) {
-  const at = new Map(), mean = { x: [], y: [] }, ends = { x: [], low: [], high: [] };
-  for (const line of lines) line.x.forEach((x, i) => at.set(x, [...(at.get(x) || []), line.y[i]]));
-  for (const [x, values] of [...at].sort(([a], [b]) => a - b)) {
-    const n = values.length, m = values.reduce((a, b) => a + b, 0) / n;
-    mean.x.push(x); mean.y.push(m);
-    if (n < 3) continue;
-    const half = (T[n - 2] || 1.96) * Math.sqrt(values.reduce((a, b) => a + (b - m) ** 2, 0) / (n - 1) / n);
-    ends.x.push(x); ends.low.push(m - half); ends.high.push(m + half);
+// Mean over a group's runs at the steps that all of them have, and its 95 % interval (Student's t) where they are enough. Tokens and
+// seconds differ between runs of a group: a step is drawn where they are in the mean.
+function band(lines, t, fewest) {
+  const at = new Map(), mean = { x: [], y: [] }, ends = { x: [], low: [], high: [] }, n = lines.length;
+  for (const line of lines) line.steps.forEach((step, i) => at.set(step, [...(at.get(step) || []), [line.x[i], line.y[i]]]));
+  for (const [, points] of [...at].sort(([a], [b]) => a - b)) {
+    if (points.length < n) continue;
+    const average = (which) => points.reduce((sum, point) => sum + point[which], 0) / n, x = average(0), y = average(1);
+    mean.x.push(x); mean.y.push(y);
+    if (n < fewest) continue;
+    const half = t[Math.min(n - 2, t.length - 1)] * Math.sqrt(points.reduce((sum, [, value]) => sum + (value - y) ** 2, 0) / (n - 1) / n);
+    ends.x.push(x); ends.low.push(y - half); ends.high.push(y + half);
   }
   return { mean, ends };
 }
@@ -67,7 +68,7 @@ function layout(title, more) {
   const axis = { gridcolor: color("--line"), zerolinecolor: color("--line"), automargin: true };
   return {
     title: { text: title, font: { size: 14 }, x: 0, xref: "paper" }, paper_bgcolor: color("--back"), plot_bgcolor: color("--back"),
-    font: { color: color("--text") }, margin: { t: 40, r: 10, b: 40, l: 50 }, hovermode: "closest", showlegend: true,
+    font: { color: color("--text") }, margin: { t: 40, r: 10, b: 40, l: 50 }, hovermode: "closest", hoverlabel: { namelength: -1 }, showlegend: true,
     legend: { orientation: "h", y: -0.2 }, xaxis: { ...axis }, yaxis: { ...axis }, ...more,
   };
 }
@@ -77,12 +78,14 @@ const draw = (id, traces, title, more) => Plotly.react($(id), traces, layout(tit
 function main(data) {
   const groups = [...new Set(data.runs.map((run) => run.group))];
   const color = (group) => COLORS[groups.indexOf(group) % COLORS.length];
-  const dash = (group) => DASHES[Math.floor(groups.indexOf(group) / COLORS.length) % DASHES.length];
+  const dashed = (group) => groups.indexOf(group) % DASHES.length;
   const shown = new Set(groups);
 
-  row($("results"), ["group", "runs", "last", "interval", "minus the first group", "interval", "seeds"], "th");
-  for (const r of data.results)
-    row($("results"), [r.group, r.runs, number(r.last), within(r.last_interval), number(r.difference), within(r.difference_interval), r.pairs || ""]);
+  const results = data.results;
+  $("measured").textContent = `${results.measure} at step ${results.step}` + (results.missing.length ? `; without one, and left out: ${results.missing.join(", ")}` : "");
+  row($("results"), ["group", "seeds", "mean", "interval", "minus the first group", "interval", "seeds"], "th");
+  for (const r of results.rows)
+    row($("results"), [r.group, r.seeds, number(r.mean), within(r.mean_interval), number(r.difference), within(r.difference_interval), r.pairs || ""]);
   row($("differences"), ["key", ...data.runs.map((run) => run.name)], "th");
   for (const [key, values] of Object.entries(data.differences)) row($("differences"), [key, ...values]);
 
@@ -92,7 +95,7 @@ function main(data) {
     if (metrics.includes(first)) $("metric").value = first;
   for (const group of groups) {
     const label = $("groups").appendChild(element("label")), box = label.appendChild(element("input")), key = element("span", "", "key");
-    box.type = "checkbox"; box.checked = true; key.style.background = color(group);
+    box.type = "checkbox"; box.checked = true; key.style.borderTopColor = color(group); key.style.borderTopStyle = BORDERS[dashed(group)];
     label.append(key, group);
     box.onchange = () => { box.checked ? shown.add(group) : shown.delete(group); compare(); };
   }
@@ -103,12 +106,12 @@ function main(data) {
     for (const group of shown) {
       const runs = data.runs.filter((run) => run.group === group && run.metrics[metric]);
       const lines = runs.map((run) => {
-        const known = run.metrics[metric].map((v, i) => [run.x[x][i], finite(v)]).filter(([, v]) => v !== null);
-        return { run, x: known.map(([at]) => at), y: smooth(known.map(([, v]) => v), weight) };
+        const known = run.metrics[metric].map((v, i) => [i, finite(v)]).filter(([, v]) => v !== null);
+        return { run, steps: known.map(([i]) => run.x.step[i]), x: known.map(([i]) => run.x[x][i] ?? null), y: smooth(known.map(([, v]) => v), weight) };
       });
-      const several = lines.length > 1, style = { color: color(group), dash: dash(group) };
+      const several = lines.length > 1, style = { color: color(group), dash: DASHES[dashed(group)] };
       if (several) {
-        const { mean, ends } = band(lines), none = { mode: "lines", line: { width: 0 }, hoverinfo: "skip", showlegend: false, legendgroup: group };
+        const { mean, ends } = band(lines, data.t, data.fewest), none = { mode: "lines", line: { width: 0 }, hoverinfo: "skip", showlegend: false, legendgroup: group };
         traces.push({ ...none, x: ends.x, y: ends.low }, { ...none, x: ends.x, y: ends.high, fill: "tonexty", fillcolor: color(group) + "33" });
         traces.push({ ...mean, name: plain(`${group}: mean of ${lines.length}`), mode: "lines", line: { ...style, width: 3 }, legendgroup: group });
       }
@@ -116,8 +119,9 @@ function main(data) {
         for (const line of lines)
           traces.push({ x: line.x, y: line.y, name: plain(several ? line.run.name : `${group} (${line.run.name})`), mode: line.x.length < 40 ? "lines+markers" : "lines",
             opacity: several ? 0.45 : 1, line: { ...style, width: several ? 1 : 2 }, marker: { size: 4 }, showlegend: !several, legendgroup: group });
+      const broken = ({ run }) => run.metrics[metric].map((v, i) => [i, `${metric} is ${v}`]).filter(([i]) => typeof run.metrics[metric][i] === "string");
       for (const { run } of lines)
-        for (const [at, what] of run.marks)
+        for (const [at, what] of [...run.marks, ...broken({ run })])
           traces.push({ x: [run.x[x][at]], y: [0], yaxis: "y2", mode: "markers", marker: { symbol: "x", size: 9, color: color(group) }, showlegend: false, hovertemplate: "%{text}<extra></extra>", text: [plain(`${run.name}, step ${run.x.step[at]}: ${what}`)] });
     }
     draw("compare", traces, plain(weight ? `${metric} (smoothed)` : metric), { showlegend: false, xaxis: { ...layout("").xaxis, title: { text: x } }, yaxis2: { overlaying: "y", range: [-0.02, 1], visible: false } });
@@ -126,14 +130,16 @@ function main(data) {
 
   function effect() {
     const run = data.runs.find((one) => one.name === $("run").value), steps = run.x.step;
-    const line = (key, name, i) => ({ x: steps, y: (run.metrics[key] || []).map(finite), name, mode: "lines", connectgaps: true, line: { color: COLORS[i], dash: DASHES[i % 4], width: 2 } });
+    const line = (key, name, i) => ({ x: steps, y: (run.metrics[key] || []).map(finite), name, mode: steps.length < 40 ? "lines+markers" : "lines", marker: { size: 4 }, line: { color: COLORS[i], dash: DASHES[i % DASHES.length], width: 2 } });
     const known = (lines) => lines.filter((one) => one.y.some((v) => v !== null));
-    const reach = (run.metrics["|p| x spread of log-ratios"] || []).map(finite).filter((v) => v !== null);
-    const acts = reach.filter((v) => v >= data.no_effect_below).length;
-    $("effect").textContent = reach.length ? `|p| x spread of log-ratios reaches ${data.no_effect_below}, from which p acts, in ${acts} of ${reach.length} steps.` : "No p: the loss of this run has none.";
+    const reach = (run.metrics["|p| x spread of log-ratios"] || []).filter((v) => v !== null);
+    const acts = reach.filter((v) => v === "inf" || v >= data.no_effect_below).length;
+    $("effect").textContent = reach.length ? `|p| x spread of log-ratios reaches ${data.no_effect_below}, from which p acts, in ${acts} of ${reach.length} steps.`
+      : steps.some((step) => step > 0) ? "The loss of this run has no p." : "No training step yet.";
+    const spread = run.metrics["holder/last_log_ratio_std"] ? "holder/last_log_ratio_std" : "holder/log_ratio_std";
     const limit = (y, name) => ({ x: [steps[0], steps[steps.length - 1]], y: [y, y], name, mode: "lines", line: { color: "#7F7F7F", dash: "dot", width: 1 } });
     draw("p", known([line("holder/p", "p", 0), line("holder/p_positive", "p, advantage > 0", 1), line("holder/p_negative", "p, advantage < 0", 2)]), "Order p");
-    draw("spread", [...known([line("|p| x spread of log-ratios", "|p| x spread", 0), line("holder/log_ratio_std", "spread of log-ratios", 1)]), limit(data.no_effect_below, "below: p without effect")], "Reach of p");
+    draw("spread", [...known([line("|p| x spread of log-ratios", "|p| x spread", 0), line(spread, "spread of log-ratios", 1)]), limit(data.no_effect_below, "below: p without effect")], "Reach of p");
     draw("weights", known([line("holder/effective_sample_size", "effective sample size / tokens", 0), line("holder/weight_entropy", "entropy / log(tokens)", 1)]), "Weights over a response (1: uniform)");
     draw("clips", [...known([line("holder/clip_fraction", "this run's clip", 0), line("holder/sequence_clip_fraction", "sequences beyond the range", 1), line("holder/token_clip_fraction", "tokens beyond the range", 2)]), limit(data.clips_too_much_above, "above: much is without gradient")], "Clip fractions");
     draw("moment", known([line("holder/second_moment", "second moment", 0), line("holder/bound", "Theorem 2's bound", 1)]), "Gradient's second moment", { yaxis: { ...layout("").yaxis, type: "log" } });
@@ -141,11 +147,14 @@ function main(data) {
   options($("run"), data.runs.map((run) => run.name));
   $("run").oninput = effect;
 
-  function samples() {
-    const run = $("s-run").value, step = $("s-step").value, score = $("s-score").value, words = $("s-search").value.toLowerCase();
-    const found = data.samples.filter((s) => s.run === run && String(s.step) === step && (score === "" || (s.score > 0) === (score === "1")) && (s.input + s.output + s.truth).toLowerCase().includes(words));
-    $("s-count").textContent = data.samples.length ? `${found.length} answers` + (found.length > SHOWN_AT_ONCE ? `, the first ${SHOWN_AT_ONCE} shown` : "") : "These runs have no generations.";
-    $("samples").replaceChildren(...found.slice(0, SHOWN_AT_ONCE).map((s) => {
+  const withScore = { "": () => true, 1: (score) => score > 0, 0: (score) => score !== null && !(score > 0), none: (score) => score === null };
+  function answers() {
+    const words = $("s-search").value.toLowerCase(), fits = withScore[$("s-score").value];
+    const file = data.answers.find((one) => one.run === $("s-run").value && String(one.step) === $("s-step").value) || { all: 0, rows: [] };
+    const found = file.rows.filter((s) => fits(s.score) && (s.input + s.output + s.truth).toLowerCase().includes(words));
+    $("s-count").textContent = !data.answers.length ? "These runs have no generations."
+      : `${found.length} of the ${file.rows.length} answers that are here, of ${file.all} in all` + (found.length > SHOWN_AT_ONCE ? `; the first ${SHOWN_AT_ONCE} are shown` : "");
+    $("answers").replaceChildren(...found.slice(0, SHOWN_AT_ONCE).map((s) => {
       const made = element("article"), head = made.appendChild(element("header"));
       head.append(element("span", `score ${s.score}`), element("span", `truth: ${s.truth}`));
       made.append(element("pre", s.input, "input"), element("pre", s.output, "output"));
@@ -153,13 +162,13 @@ function main(data) {
     }));
   }
   function steps() {
-    options($("s-step"), [...new Set(data.samples.filter((s) => s.run === $("s-run").value).map((s) => String(s.step)))]);
+    options($("s-step"), data.answers.filter((one) => one.run === $("s-run").value).map((one) => String(one.step)));
     $("s-step").selectedIndex = $("s-step").options.length - 1;
-    samples();
+    answers();
   }
-  options($("s-run"), [...new Set(data.samples.map((s) => s.run))]);
+  options($("s-run"), [...new Set(data.answers.map((one) => one.run))]);
   $("s-run").oninput = steps;
-  for (const id of ["s-step", "s-score", "s-search"]) $(id).oninput = samples;
+  for (const id of ["s-step", "s-score", "s-search"]) $(id).oninput = answers;
 
   $("state").textContent = `${data.runs.length} runs in ${groups.length} groups`;
   document.querySelector("main").hidden = false;

@@ -1,44 +1,40 @@
-"""Writes the page: template, style, script, plotting library and data in one file."""
+"""The page: template, style, script, plotting library and data in one file."""
 
 import base64
 import gzip
+import hashlib
 import json
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 
-from recipe.holderpo import atomic
-from recipe.holderpo.report.page.data import page_data
+from recipe.holderpo.report.page.data import Records, page_data
 
 
-def write_page(run_dirs: Sequence[Path], file: Path) -> None:
-    """Make the page of some runs.
-
-    Raises:
-        ConfigError: a folder has no record that can be read, or an empty one.
-        OSError: the file cannot be written.
-    """
-    data = json.dumps(page_data(run_dirs), allow_nan=False, separators=(",", ":"))
+def page(records: Mapping[Path, Records]) -> str:
+    """The page of some runs, given the records of each run's folder."""
+    data = json.dumps(page_data(records), allow_nan=False, separators=(",", ":"))
+    library = files("plotly").joinpath("package_data/plotly.min.js").read_bytes()
     parts = {
+        "ALLOWED": f"'sha256-{_sha256(_text('page.js'))}' 'sha256-{_sha256(library.decode())}'",
         "STYLE": _text("page.css"),
         "SCRIPT": _text("page.js"),
-        "LIBRARY": _library(),
+        "LIBRARY": _packed(library),
         "DATA": _packed(data.encode()),
     }
-    page = _text("page.html")
+    made = _text("page.html")
     for name, part in parts.items():
-        page = page.replace(f"@{name}@", part, 1)
-    atomic.write_text(file, page)
+        made = made.replace(f"@{name}@", part, 1)
+    return made
 
 
 def _text(name: str) -> str:
     return files(__package__).joinpath(name).read_text()
 
 
-@cache
-def _library() -> str:
-    return _packed(files("plotly").joinpath("package_data/plotly.min.js").read_bytes())
+def _sha256(script: str) -> str:
+    """By which a page allows a script, and no other."""
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
 def _packed(content: bytes) -> str:

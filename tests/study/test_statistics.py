@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recipe.holderpo.report.statistics import (
+from recipe.holderpo.study.statistics import (
     holm,
     interquartile_mean,
     interval,
