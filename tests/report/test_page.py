@@ -217,14 +217,15 @@ def in_browser(text: str, folder: Path, do: str, *flags: str) -> dict[str, Any]:
 
 
 @pytest.fixture
-def six(make_run: Maker) -> str:
-    """The page of three seeds of two groups, with something planted wherever there is a name."""
+def page_of_runs(make_run: Maker) -> str:
+    """Three seeds of two groups, and a run that stopped early; something is planted wherever there is a name."""
     last = {0.0: (0.3, 0.4, 0.5), 2.0: (0.7, 0.8, 0.9)}
     folders = [
         make_run(f"<b>p{p}-{seed}", seed=seed, p=p, last=value, more={f"{PLANTED}/metric": 1.0})
         for p, values in last.items()
         for seed, value in enumerate(values)
     ]
+    folders.append(make_run("stopped", seed=7, p=2.0, steps=2))
     for folder in folders:
         config = yaml.safe_load((folder / "config.yaml").read_text())
         config["algo_name"] = f"{PLANTED}{config['holder']['p_start']}"
@@ -234,9 +235,11 @@ def six(make_run: Maker) -> str:
     return text
 
 
-def test_a_browser_shows_it_without_an_error_and_runs_nothing_that_was_planted(six: str, tmp_path: Path) -> None:
+def test_a_browser_shows_it_without_an_error_and_runs_nothing_that_was_planted(
+    page_of_runs: str, tmp_path: Path
+) -> None:
     seen = in_browser(
-        six,
+        page_of_runs,
         tmp_path,
         """
         set("metric", [...$("metric").options].map((o) => o.value).find((name) => name.includes("planted")));
@@ -245,20 +248,20 @@ def test_a_browser_shows_it_without_an_error_and_runs_nothing_that_was_planted(s
         result.rows = $("results").rows.length; result.measured = $("measured").textContent;
         """,
     )
-    assert seen["errors"] == [] and seen["state"] == "6 runs in 2 groups"
+    assert seen["errors"] == [] and seen["state"] == "7 runs in 2 groups"
     assert "planted" not in seen and seen["made"] == 0 and seen["output"] == f"{PLANTED} 2"
-    assert seen["rows"] == 3 and seen["measured"] == "accuracy, sampled at step 2"
+    assert seen["rows"] == 3 and seen["measured"] == "accuracy, sampled at step 2; without one, and left out: stopped"
 
 
-def test_the_comparison_has_means_and_intervals_and_filters_groups(six: str, tmp_path: Path) -> None:
+def test_the_comparison_has_means_and_intervals_and_filters_groups(page_of_runs: str, tmp_path: Path) -> None:
     seen = in_browser(
-        six,
+        page_of_runs,
         tmp_path,
         """
         const traces = () => $("compare").data, line = ({ name, x, y }) => ({ name, x, y });
         const means = () => traces().filter((t) => t.name && t.name.includes("mean of")).map(line);
         set("metric", "actor/grad_norm"); set("x", "samples");
-        result.all = means(); result.lines = traces().length;
+        result.all = means(); result.lines = traces().filter((t) => !t.name || !t.name.includes("stopped")).length;
         set("x", "seconds"); result.seconds = means()[1].x;
         const box = $("groups").querySelector("input");
         box.checked = false; box.dispatchEvent(new Event("change"));
@@ -284,9 +287,9 @@ def test_the_comparison_has_means_and_intervals_and_filters_groups(six: str, tmp
     assert [edge[-1] for edge in seen["band"]] == pytest.approx([0.8 - half, 0.8 + half])
 
 
-def test_answers_are_found_by_score_and_words(six: str, tmp_path: Path) -> None:
+def test_answers_are_found_by_score_and_words(page_of_runs: str, tmp_path: Path) -> None:
     seen = in_browser(
-        six,
+        page_of_runs,
         tmp_path,
         """
         const shown = () => [...document.querySelectorAll("#answers pre.output")].map((pre) => pre.textContent);
@@ -314,10 +317,10 @@ def test_what_is_said_of_p(p: Any, step: int, said: str, make_run: Maker, tmp_pa
     assert seen["errors"] == [] and seen["said"].endswith(said)
 
 
-def test_nothing_is_wider_than_a_phone(six: str, tmp_path: Path) -> None:
+def test_nothing_is_wider_than_a_phone(page_of_runs: str, tmp_path: Path) -> None:
     """In a frame: a headless browser's window is no narrower than 500."""
     frame = tmp_path / "frame.html"
-    (tmp_path / "page.html").write_text(six)
+    (tmp_path / "page.html").write_text(page_of_runs)
     frame.write_text('<iframe src="page.html" width="360" height="800"></iframe>')
     command = [browser(), "--headless=new", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=30000"]
     driver = (

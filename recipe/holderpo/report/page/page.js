@@ -109,11 +109,12 @@ function main(data) {
         const known = run.metrics[metric].map((v, i) => [i, finite(v)]).filter(([, v]) => v !== null);
         return { run, steps: known.map(([i]) => run.x.step[i]), x: known.map(([i]) => run.x[x][i] ?? null), y: smooth(known.map(([, v]) => v), weight) };
       });
-      const several = lines.length > 1, style = { color: color(group), dash: DASHES[dashed(group)] };
+      const finished = lines.filter(({ run }) => !results.missing.includes(run.name)); // as in the table
+      const several = finished.length > 1, style = { color: color(group), dash: DASHES[dashed(group)] };
       if (several) {
-        const { mean, ends } = band(lines, data.t, data.fewest), none = { mode: "lines", line: { width: 0 }, hoverinfo: "skip", showlegend: false, legendgroup: group };
+        const { mean, ends } = band(finished, data.t, data.fewest), none = { mode: "lines", line: { width: 0 }, hoverinfo: "skip", showlegend: false, legendgroup: group };
         traces.push({ ...none, x: ends.x, y: ends.low }, { ...none, x: ends.x, y: ends.high, fill: "tonexty", fillcolor: color(group) + "33" });
-        traces.push({ ...mean, name: plain(`${group}: mean of ${lines.length}`), mode: "lines", line: { ...style, width: 3 }, legendgroup: group });
+        traces.push({ ...mean, name: plain(`${group}: mean of ${finished.length}`), mode: "lines", line: { ...style, width: 3 }, legendgroup: group });
       }
       if (!several || $("single").checked)
         for (const line of lines)
