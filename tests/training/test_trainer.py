@@ -473,6 +473,33 @@ def test_a_run_that_ends_has_committed_what_it_saved(
     assert committed(tmp_path / "checkpoints/global_step_1")
 
 
+def test_a_save_that_does_not_get_on_keeps_no_error_waiting(
+    saving: Saving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a rank waits for the process that was lost. As long as something is written, it is waited for."""
+    trainer, _ = saving(SavedPart())
+    trainer.record.resumed_at = 0
+    trainer.config.trainer.val_only = False
+    monkeypatch.setattr(trainer_module, "SAVING_AFTER_ERROR_SECONDS", 0.5)
+    monkeypatch.setattr(trainer_module, "POLL_AFTER_ERROR_SECONDS", 0.01)
+    sizes = iter([1, 2, 3])
+    asked = list[int]()
+
+    def growing(folder: Path) -> int:
+        asked.append(next(sizes, 3))
+        return asked[-1]
+
+    monkeypatch.setattr(trainer_module, "bytes_below", growing)
+
+    def fit(self: Any, agent_loop_manager: Any) -> None:
+        raise RuntimeError("the engine is lost")
+
+    monkeypatch.setattr(PPOTrainer, "fit", fit)
+    with pytest.raises(RuntimeError, match="the engine is lost"):
+        trainer.fit(None)
+    assert asked[:3] == [1, 2, 3] and trainer._saving is not None
+
+
 def test_a_save_that_fails_does_not_hide_why_a_run_ends(
     saving: Saving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

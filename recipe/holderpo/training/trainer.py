@@ -62,6 +62,8 @@ POLL_SECONDS = 0.02
 SAVED_POLL_SECONDS = 0.5
 # Time for processes to answer that they are alive: after an error, and after a step, when all of them should be idle.
 AFTER_ERROR_SECONDS, AFTER_STEP_SECONDS = 60.0, 1.0
+# After an error a save that goes on is waited for, as long as bytes come within so many seconds; hashing them takes some.
+SAVING_AFTER_ERROR_SECONDS, POLL_AFTER_ERROR_SECONDS = 120.0, 0.5
 
 
 class HolderTrainerMixin(PPOTrainer):
@@ -129,7 +131,8 @@ class HolderTrainerMixin(PPOTrainer):
                 self._fit(agent_loop_manager)
         except Exception:
             try:  # what is being saved may well be without a fault
-                self._finish_save()
+                self._wait_while_written()
+                self._finish_save(wait=False)
             except Exception as error:
                 logger.error("the checkpoint that was being written is lost: %s", error)
             raise
@@ -298,6 +301,17 @@ class HolderTrainerMixin(PPOTrainer):
                 self.checkpoint_callback.on_save(
                     trainer=self, global_step=step, checkpoint_dir=str(folder), async_save=False
                 )
+
+    def _wait_while_written(self) -> None:
+        """Until the last save has ended, or nothing more has been written for a while: a rank may wait for what was lost."""
+        if self._saving is None:
+            return
+        step, saving = self._saving
+        folder, size, since = step_folder(Path(self.config.trainer.default_local_dir), step), -1, time.monotonic()
+        while not saving.done() and time.monotonic() - since < SAVING_AFTER_ERROR_SECONDS:
+            wait_for([saving], timeout=POLL_AFTER_ERROR_SECONDS)
+            if (now := bytes_below(folder)) != size:
+                size, since = now, time.monotonic()
 
     def _save_failed(self, step: int, error: Exception) -> None:
         if step == self.global_steps and self._is_last():
