@@ -205,10 +205,6 @@ def hang_disk(run: Run) -> Blow:
     return blow
 
 
-def set_clock_back(run: Run) -> Blow:
-    return (run.folder / machines.SET_BACK).touch
-
-
 def save_failed(record: dict[str, float]) -> bool:
     return bool(record.get("checkpoint/failed"))
 
@@ -270,7 +266,6 @@ FAULTS = [
     Fault("trainer killed while saving", partial(kill, "TaskRunnerV1"), saving=True),
     Fault("actor worker killed while saving", partial(kill, "ray::WorkerDict"), saving=True),
     Fault("disk full while saving", free_disk, prefix=machines.small_disk, statuses=(0,)),
-    Fault("clock set back an hour", set_clock_back, prefix=machines.clock, statuses=(0,)),
     Fault("disk of the run's folder hangs", hang_disk, prefix=machines.fuse_disk, statuses=(1, 0)),
     Fault(
         "console takes nothing, actor worker killed",

@@ -1,6 +1,5 @@
 """What some faults need of the machine: each function takes the run's folder, and returns what is put before the command."""
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -48,41 +47,3 @@ os.execv(sys.argv[1], sys.argv[1:])
 
 def no_console(_: Path) -> list[str]:
     return [sys.executable, "-c", FULL_PIPE]
-
-
-# The time of day, an hour back for all of the run's processes once the file is there.
-SET_BACK = "set_back"
-CLOCK = """
-#define _GNU_SOURCE
-#include <stdlib.h>
-#include <sys/syscall.h>
-#include <sys/time.h>
-#include <time.h>
-#include <unistd.h>
-int clock_gettime(clockid_t clock, struct timespec *now) {
-    const char *file = getenv("SET_BACK");
-    int failed = syscall(SYS_clock_gettime, clock, now);
-    if (!failed && (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE) && file && !access(file, F_OK))
-        now->tv_sec -= 3600;
-    return failed;
-}
-int gettimeofday(struct timeval *now, void *zone) {
-    struct timespec exact;
-    clock_gettime(CLOCK_REALTIME, &exact);
-    now->tv_sec = exact.tv_sec;
-    now->tv_usec = exact.tv_nsec / 1000;
-    return 0;
-}
-time_t time(time_t *now) {
-    struct timespec exact;
-    clock_gettime(CLOCK_REALTIME, &exact);
-    if (now) *now = exact.tv_sec;
-    return exact.tv_sec;
-}
-"""
-
-
-def clock(run_dir: Path) -> list[str]:
-    library = run_dir.with_name("clock.so")
-    subprocess.run(["cc", "-shared", "-fPIC", "-x", "c", "-o", library, "-"], input=CLOCK.encode(), check=True)
-    return ["env", f"LD_PRELOAD={library}", f"SET_BACK={run_dir.with_name(SET_BACK)}"]
