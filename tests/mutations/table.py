@@ -65,8 +65,8 @@ MUTATIONS = (
     Mutation(
         "a run that collapses leaves its save unfinished",
         _TRAINER,
-        "                self._finish_save()\n            except Exception as error:\n",
-        "                pass\n            except Exception as error:\n",
+        "                self._wait_while_written()\n",
+        "",
         _WIRING,
     ),
     Mutation(
@@ -288,7 +288,7 @@ MUTATIONS = (
     # Resume and checkpoints
     Mutation(
         "every key is free on resume",
-        f"{_RECIPE}/fault_tolerance/resume.py",
+        f"{_RECIPE}/config/free_keys.py",
         'return any(fnmatchcase(key, pattern) or fnmatchcase(key, f"{pattern}.*") for pattern in patterns)',
         "return True",
         ("tests/config/test_configs.py",),
