@@ -74,8 +74,7 @@ def run(config: DictConfig) -> None:
             held.enter_context(one_driver_per_run(config.run, run_dir))
         OmegaConf.save(config, run_dir / "config.yaml")
         print(f"run {config.run}: {run_dir}", flush=True)
-        with console_that_holds_nothing():
-            train_and_report(config, checkpoint, server)
+        train_and_report(config, checkpoint, server)
 
 
 def train_and_report(config: DictConfig, checkpoint: Checkpoint | None, server: ForkServer | None = None) -> None:
@@ -167,11 +166,12 @@ register_resolvers()  # Hydra composes before `main` is called
 
 @hydra.main(config_path="../../conf", config_name="holderpo", version_base=None)
 def main(config: DictConfig) -> None:
-    try:
-        run(config)
-    except (ConfigError, OmegaConfBaseException) as error:  # the latter: a missing value, a wrong interpolation
-        print_error(error)
-        sys.exit(ExitStatus.REFUSED)
+    with console_that_holds_nothing():
+        try:
+            run(config)
+        except (ConfigError, OmegaConfBaseException) as error:  # the latter: a missing value, a wrong interpolation
+            print_error(error)
+            sys.exit(ExitStatus.REFUSED)
 
 
 if __name__ == "__main__":
