@@ -23,6 +23,7 @@ from recipe.holderpo.config.checks import check_config, check_with_verl
 from recipe.holderpo.config.compose import CONF, compose_config, set_environment
 from recipe.holderpo.config.errors import ConfigError
 from recipe.holderpo.config.inputs import check_inputs
+from recipe.holderpo.config.values import leaves
 from recipe.holderpo.tasks.registry import make_embedded
 
 BASE = ("model=tiny", "hardware=cpu", "run_dir=/tmp/holderpo-overrides")
@@ -69,18 +70,10 @@ def keys_of_presets(folder: Path = CONF) -> list[str]:
     """The keys that the files in conf/ set, ours and verl's."""
     found = dict[str, None]()
     for file in [folder / "holderpo.yaml", *sorted(folder.glob("[!e]*/*.yaml"))]:
-        for key, _ in _leaves(OmegaConf.to_container(OmegaConf.load(file)), ""):
+        for key, _ in leaves(OmegaConf.to_container(OmegaConf.load(file))):
             if key.split(".")[0] not in NOT_TOLD:
                 found[key] = None
     return [*found]
-
-
-def _leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict) and value:
-        for name, item in value.items():
-            yield from _leaves(item, f"{key}.{name}" if key else str(name))
-    else:
-        yield key, value
 
 
 def wrong_values(value: Any) -> list[Any]:

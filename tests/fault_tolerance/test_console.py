@@ -18,26 +18,28 @@ def child(code: str, output: int) -> "subprocess.Popen[bytes]":
     return subprocess.Popen([sys.executable, "-c", HOLDS_NOTHING + code], stdout=output, stderr=output)
 
 
+def child_that_has_printed(code: str, then: str, output: int) -> "subprocess.Popen[bytes]":
+    """A child that has run the first part of its code, and goes on with the second."""
+    reader, writer = os.pipe()
+    code += f"    os.write({writer}, b'done')\n"
+    command = [sys.executable, "-c", HOLDS_NOTHING + code + then]
+    process = subprocess.Popen(command, stdout=output, stderr=output, pass_fds=[writer])
+    os.close(writer)
+    with os.fdopen(reader, "rb") as done:
+        assert done.read(4) == b"done"
+    return process
+
+
 def test_a_pipe_that_nobody_reads_holds_neither_the_work_nor_the_end() -> None:
     reader, writer = os.pipe()
-    done_reader, done_writer = os.pipe()
-    code = (
-        f"    print('a' * {2 * ALL_THAT_A_PIPE_HOLDS})\n"
-        "    print('b', file=sys.stderr)\n"
-        f"    os.write({done_writer}, b'done')\n"
-        "    sys.exit(7)\n"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLDS_NOTHING + code], stdout=writer, stderr=writer, pass_fds=[done_writer]
-    )
-    os.close(done_writer)
+    code = f"    print('a' * {2 * ALL_THAT_A_PIPE_HOLDS})\n    print('b', file=sys.stderr)\n"
+    process = child_that_has_printed(code, "    sys.exit(7)\n", writer)
     try:
-        assert os.read(done_reader, 4) == b"done"
         assert process.wait(600) == 7
     finally:
         process.kill()
-        for number in (reader, writer, done_reader):
-            os.close(number)
+        os.close(reader)
+        os.close(writer)
 
 
 def test_an_error_is_not_held_either() -> None:
@@ -73,23 +75,10 @@ def test_all_is_shown_in_its_order_to_one_who_reads_late() -> None:
 def test_what_is_too_much_is_counted() -> None:
     """Ten times as much as is kept, for a reader who takes nothing before all is printed."""
     reader, writer = os.pipe()
-    done_reader, done_writer = os.pipe()
-    code = (
-        "    for number in range(100000):\n"
-        "        print(f'{number:99}')\n"
-        f"    os.write({done_writer}, b'done')\n"
-        "    import time\n"
-        "    while sys.stdout.writer._waiting:\n"
-        "        time.sleep(0.01)\n"
-        "    print('end')\n"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLDS_NOTHING + code], stdout=writer, stderr=writer, pass_fds=[done_writer]
-    )
+    code = "    for number in range(100000):\n        print(f'{number:99}')\n"
+    then = "    import time\n    while sys.stdout.writer._waiting:\n        time.sleep(0.01)\n    print('end')\n"
+    process = child_that_has_printed(code, then, writer)
     os.close(writer)
-    os.close(done_writer)
-    assert os.read(done_reader, 4) == b"done"
-    os.close(done_reader)
     with os.fdopen(reader, "rb") as said:
         lines = said.read().decode().splitlines()
     assert process.wait() == 0

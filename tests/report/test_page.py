@@ -138,7 +138,7 @@ def test_runs_without_seeds_are_not_paired_and_runs_without_a_config_are_a_group
 
 
 def test_answers_that_cannot_be_read_are_left_out_and_long_ones_are_cut(
-    make_run: Maker, monkeypatch: pytest.MonkeyPatch
+    make_run: Maker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = make_run("a")
     long, short = b'{"output": "%s", "score": NaN}' % (b"x" * 9000), b'{"output": "short"}'
@@ -147,6 +147,8 @@ def test_answers_that_cannot_be_read_are_left_out_and_long_ones_are_cut(
     (folder / "generations" / "11.jsonl").mkdir()
     (folder / "generations" / "other.jsonl").touch()
     two, ten, eleven = answers({"a": folder})
+    said = capsys.readouterr().err
+    assert "10.jsonl: 4 lines are damaged, and left out" in said and "11.jsonl is left out: Is a directory" in said
     assert [row["output"] for row in two["rows"]] == [f"{PLANTED} 2", "4"]
     assert (ten["step"], ten["all"], len(ten["rows"])) == (10, 2, 2) and (eleven["all"], eleven["rows"]) == (0, [])
     assert ten["rows"][0]["output"].endswith("x ... (3000 more characters)") and ten["rows"][0]["score"] == "nan"

@@ -8,12 +8,11 @@ import re
 import symtable
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from recipe.holderpo.config.settings import uses_holder_loss
-from recipe.holderpo.config.values import wrong_settings
+from recipe.holderpo.config.values import leaves, wrong_settings
 from recipe.holderpo.rewards.grading.settings import GradingSettings
 
 SECRET_NAME = re.compile(
@@ -42,21 +41,12 @@ def data_files(config: DictConfig, key: str) -> list[str | None]:
 
 def no_secrets(config: DictConfig) -> Iterator[str]:
     """The config is printed, saved and sent to trackers: it is no place for a key or a password."""
-    for key, value in _leaves(OmegaConf.to_container(config)):
+    for key, value in leaves(OmegaConf.to_container(config), lists=True):
         if isinstance(value, str) and value and SECRET_NAME.search(key):
             yield (
                 f"{key} is set; allowed is none, since the config is saved and sent to trackers: put it into the environment "
                 "variable that its library reads"
             )
-
-
-def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
-    if items is None:
-        yield key, value
-        return
-    for name, item in items:
-        yield from _leaves(item, f"{key}.{name}" if key else str(name))
 
 
 def holder_loss(config: DictConfig) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """Types of config values, checked by pydantic; what it finds becomes a line that names key, value and what is allowed."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -12,6 +12,19 @@ class Settings(BaseModel):
     """A group of config keys: unknown keys are refused, and no value is converted to another type."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+def leaves(value: Any, key: str = "", lists: bool = False) -> Iterator[tuple[str, Any]]:
+    """(full key, value) of what is no group of keys, or an empty one; with `lists`, of each of a list's values."""
+    if isinstance(value, dict) and value:
+        items: Iterable[tuple[Any, Any]] = value.items()
+    elif isinstance(value, list) and lists:
+        items = enumerate(value)
+    else:
+        yield key, value
+        return
+    for name, item in items:
+        yield from leaves(item, f"{key}.{name}" if key else str(name), lists)
 
 
 def integer(low: int, high: int) -> Any:

@@ -11,7 +11,6 @@ import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,16 +75,6 @@ def hash_files(files: Sequence[Path]) -> dict[str, Entry]:
     """
     with ThreadPoolExecutor(HASH_THREADS) as pool:
         return dict(zip(map(str, files), pool.map(_entry, files), strict=True))
-
-
-@contextmanager
-def undone_if_it_fails(folder: Path) -> Iterator[None]:
-    """A part of a save: after an error in it nothing is left of the folder."""
-    try:
-        yield
-    except (OSError, RuntimeError):  # torch.save raises the latter for a full disk
-        remove(folder)
-        raise
 
 
 def verify(folder: Path) -> Checkpoint:

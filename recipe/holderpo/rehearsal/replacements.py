@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from recipe.holderpo.config.compose import CONF
+from recipe.holderpo.config.values import leaves
 from recipe.holderpo.tasks.registry import tasks_of
 
 RANKS = 2
@@ -101,7 +102,7 @@ def value_of(config: DictConfig, key: str) -> Any:
 
 def _device(config: DictConfig, nodes: int) -> Iterator[Replacement]:
     """Those of conf/hardware/cpu.yaml that a CPU cannot do without."""
-    for key, value in _leaves(OmegaConf.to_container(OmegaConf.load(CONF / "hardware" / "cpu.yaml"))):
+    for key, value in leaves(OmegaConf.to_container(OmegaConf.load(CONF / "hardware" / "cpu.yaml"))):
         if not key.startswith(KEPT):
             yield Replacement(key, value_of(config, key), value, "a CPU")
     ranks = min(RANKS, config.trainer.nnodes * config.trainer.n_gpus_per_node)
@@ -109,15 +110,6 @@ def _device(config: DictConfig, nodes: int) -> Iterator[Replacement]:
     yield Replacement(
         "trainer.n_gpus_per_node", config.trainer.n_gpus_per_node, max(1, ranks // nodes), "two processes"
     )
-
-
-def _leaves(group: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in group.items():
-        below = f"{key}.{name}" if key else str(name)
-        if isinstance(value, dict):
-            yield from _leaves(value, below)
-        else:
-            yield below, value
 
 
 def _sizes(config: DictConfig, nodes: int) -> Iterator[Replacement]:

@@ -44,8 +44,7 @@ class RankSave:
     def __init__(self, in_background: bool, ranks_here: int) -> None:
         self._in_background, self._ranks_here = in_background, ranks_here
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="save")
-        self._part: Future[SavedPart] = Future()
-        self._part.set_result(SavedPart(error="nothing has been saved"))
+        self._part = _ended(SavedPart(error="nothing has been saved"))
 
     def save(self, write: Callable[[], None], own_files: Callable[[], Sequence[Path]]) -> None:
         """Call `write`, verl's save of this rank, but let a thread write what it passes to `torch.save`.
@@ -72,14 +71,19 @@ class RankSave:
             with files_of_a_save(take):
                 write()
         except Exception as error:
-            self._part = Future()
-            self._part.set_result(SavedPart(error=_in_a_line(error)))
+            self._part = _ended(SavedPart(error=_in_a_line(error)))
             raise
         self._part = self._pool.submit(_write, copies, own_files, copied)
 
     def part(self) -> SavedPart | None:
         """Of the last save; None: it is still being written."""
         return self._part.result() if self._part.done() else None
+
+
+def _ended(part: SavedPart) -> Future[SavedPart]:
+    future: Future[SavedPart] = Future()
+    future.set_result(part)
+    return future
 
 
 def _write(copies: list[tuple[Any, Path]], own_files: Callable[[], Sequence[Path]], copied: bool) -> SavedPart:

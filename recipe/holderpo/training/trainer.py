@@ -34,7 +34,7 @@ from recipe.holderpo.fault_tolerance.checkpoint import (
     read_manifest,
     remove,
     step_folder,
-    undone_if_it_fails,
+    step_of,
 )
 from recipe.holderpo.fault_tolerance.collapse import Collapsed, CollapseDetector, NotFinite, is_finite_update
 from recipe.holderpo.fault_tolerance.liveness import check_alive, liveness_checks
@@ -83,7 +83,7 @@ class HolderTrainerMixin(PPOTrainer):
         self.collapse = CollapseDetector(guard_settings(config))
         self._trained: tuple[KVBatchMeta, dict[str, Any]]  # batch and metrics of the step in progress
         self._saves = ThreadPoolExecutor(1, thread_name_prefix="save")
-        self._saving: tuple[int, Future[dict[str, float]]] | None = None  # the step that is being saved
+        self._saving: tuple[Path, Future[dict[str, float]]] | None = None  # the checkpoint that is being written
         self._rows_fetched = 0  # prompts since this process started; names them when deterministic
 
     @property
@@ -231,7 +231,7 @@ class HolderTrainerMixin(PPOTrainer):
                 self._written()  # until then a rank may write into the folder
                 remove(folder)
                 return self._save_failed(self.global_steps, error)
-        self._saving = self.global_steps, self._saves.submit(self._commit_when_written, folder, manifest, began)
+        self._saving = folder, self._saves.submit(self._commit_when_written, folder, manifest, began)
         if self._is_last() or not self._in_background():
             self._finish_save()
 
@@ -244,8 +244,11 @@ class HolderTrainerMixin(PPOTrainer):
     def _commit_when_written(self, folder: Path, manifest: dict[str, Any], began: float) -> dict[str, float]:
         """In a thread: make the folder a checkpoint when all ranks have written their parts; returns metrics of the save."""
         parts = self._written()
-        with undone_if_it_fails(folder):
+        try:
             commit(folder, manifest, self._files(folder, parts))
+        except (OSError, RuntimeError):
+            remove(folder)
+            raise
         seconds = time.monotonic() - began
         try:
             prune(folder.parent, manifest["step"], self.config.keep_checkpoints)
@@ -286,8 +289,7 @@ class HolderTrainerMixin(PPOTrainer):
         """Note how the last save ended, in the metrics of the step in progress; not `wait`: if it has."""
         if self._saving is None:
             return
-        step, saving = self._saving
-        folder = step_folder(Path(self.config.trainer.default_local_dir), step)
+        folder, saving = self._saving
         if wait:
             with self.progress.phase(SAVE, lambda: bytes_below(folder)):
                 wait_for([saving])
@@ -296,18 +298,17 @@ class HolderTrainerMixin(PPOTrainer):
             try:
                 self._trained[1].update(saving.result())
             except (OSError, RuntimeError) as error:
-                return self._save_failed(step, error)
+                return self._save_failed(step_of(folder), error)
             if self._in_background():  # verl has called it before, of what was not complete yet
                 self.checkpoint_callback.on_save(
-                    trainer=self, global_step=step, checkpoint_dir=str(folder), async_save=False
+                    trainer=self, global_step=step_of(folder), checkpoint_dir=str(folder), async_save=False
                 )
 
     def _wait_while_written(self) -> None:
         """Until the last save has ended, or nothing more has been written for a while: a rank may wait for what was lost."""
         if self._saving is None:
             return
-        step, saving = self._saving
-        folder, size, since = step_folder(Path(self.config.trainer.default_local_dir), step), -1, time.monotonic()
+        (folder, saving), size, since = self._saving, -1, time.monotonic()
         while not saving.done() and time.monotonic() - since < SAVING_AFTER_ERROR_SECONDS:
             wait_for([saving], timeout=POLL_AFTER_ERROR_SECONDS)
             if (now := bytes_below(folder)) != size:

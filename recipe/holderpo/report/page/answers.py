@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ Json = dict[str, Any]
 
 def answers(runs: Mapping[str, Path]) -> list[Json]:
     """For each run, of its first and its last two validations: {"run", "step", "all": how many there are, "rows": the first
-    for which there is room}. Lines that are no objects of JSON are left out, and not counted."""
+    for which there is room}. Lines that are no objects of JSON are left out, not counted, and named on standard error."""
     shown = [(name, file) for name, folder in runs.items() for file in _shown(folder / "generations")]
     return [{"run": name, "step": int(file.stem), **_rows(file, BYTES // len(shown))} for name, file in shown]
 
@@ -45,15 +46,21 @@ def _rows(file: Path, room: int) -> Json:
 def _objects(file: Path) -> Iterator[Json]:
     try:
         lines = atomic.complete_lines(file)
-    except OSError:
+    except OSError as error:
+        print(f"note: {file} is left out: {error.strerror}", file=sys.stderr)
         return
+    damaged = 0
     for line in lines:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):
-            continue
+            row = None
         if isinstance(row, dict):
             yield row
+        else:
+            damaged += 1
+    if damaged:
+        print(f"note: {file}: {damaged} lines are damaged, and left out", file=sys.stderr)
 
 
 def _shortened(value: Any) -> str:

@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from statistics import fmean, stdev
@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from recipe.holderpo.config.free_keys import FREE_KEYS, is_free
+from recipe.holderpo.config.values import leaves
 from recipe.holderpo.report.effect import LARGEST_CLIP_FRACTION, SMALLEST_EFFECT, reach
 from recipe.holderpo.report.page.answers import answers
 from recipe.holderpo.report.record import accuracy
@@ -116,17 +117,9 @@ def _settings(run_dir: Path) -> Json:
         config = yaml.load((run_dir / "config.yaml").read_text(), LOADER)
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return {}
-    settings = dict(_leaves(config)) if isinstance(config, dict) else {}
+    settings = dict(leaves(config)) if isinstance(config, dict) else {}
     own = settings.get("run_dir")
     return {key: _without(value, own) if isinstance(own, str) and own else value for key, value in settings.items()}
-
-
-def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    if not isinstance(value, dict):
-        yield key, value
-        return
-    for name, item in value.items():
-        yield from _leaves(item, f"{key}.{name}" if key else str(name))
 
 
 def _without(value: Any, folder: str) -> Any:
