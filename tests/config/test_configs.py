@@ -87,6 +87,11 @@ BAD = {
     "deterministic=maybe": ["deterministic", "maybe", "true or false"],
     "deterministic=true trainer.v1.trainer_mode=colocate_async": ["trainer_mode", "colocate_async", "sync"],
     "trainer.total_training_steps=0": ["total_training_steps", "0", "from 1"],
+    "actor_rollout_ref.actor.use_torch_compile=true": [
+        "actor.use_torch_compile is true",
+        "TORCH_COMPILE_DISABLE=1 is false",
+    ],
+    "actor_rollout_ref.rollout.enforce_eager=false": ["enforce_eager is false", "TORCH_COMPILE_DISABLE=1 is true"],
     "trainer.device=cuda": ["trainer.device", "cuda", "hardware=cpu"],
     "seed=-1": ["seed", "-1", "from 0"],
     "embedded_data=null data.train_files=/no/such.parquet": ["data.train_files", "/no/such.parquet", "existing files"],
@@ -396,7 +401,7 @@ def test_the_environment_reaches_this_process_and_rays_workers(monkeypatch: pyte
     set_environment(config)
     assert os.environ["VERL_PLATFORM"] == "cpu" and os.environ["HOLDERPO_TEST"] == "1"
     assert config.ray_kwargs.ray_init.runtime_env.env_vars == {
-        "VERL_PLATFORM": "cpu", "HOLDERPO_TEST": "1"
+        "VERL_PLATFORM": "cpu", "HOLDERPO_TEST": "1", "TORCH_COMPILE_DISABLE": "1"
     }  # fmt: skip
 
 

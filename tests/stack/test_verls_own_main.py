@@ -13,6 +13,7 @@ from fault_injection.watched_run import ROOT, Run, environment
 from recipe.holderpo.startup.server import INTERPRETER, ForkServer
 
 pytestmark = pytest.mark.stack
+NOT_COMPILED = {"TORCH_COMPILE_DISABLE": "1"}  # as hardware=cpu has it
 
 
 def test_constant_p_in_verls_own_main(
@@ -36,7 +37,7 @@ def test_constant_p_in_verls_own_main(
             capture_output=True,
             text=True,
             check=False,
-            env=os.environ | environment(own.base) | variables | server.for_a_node(),
+            env=os.environ | environment(own.base) | variables | server.for_a_node() | NOT_COMPILED,
         )
     own.end()
     assert done.returncode == 0, done.stderr[-6000:]

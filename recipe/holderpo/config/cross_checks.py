@@ -19,6 +19,8 @@ SECRET_NAME = re.compile(
     r"(?:^|[._])(?:api_?key|secret(?:_?access)?(?:_?key)?|password|passwd|(?:auth|access|hf|hub|bearer)_?token)$",
     re.IGNORECASE,
 )
+NOT_COMPILED = {f"actor_rollout_ref.{key}.use_torch_compile": False for key in ("actor", "actor.fsdp_config", "ref")}
+NOT_COMPILED["actor_rollout_ref.rollout.enforce_eager"] = True
 ATTENTION = "actor_rollout_ref.model.override_config.attn_implementation"
 SINGLE_TURN = ("holder_single_turn", "single_turn_agent")
 """Agent loops, ours and verl's, that give no rewards themselves."""
@@ -334,6 +336,12 @@ def platform(config: DictConfig) -> Iterator[str]:
         )
 
 
+def compiled(config: DictConfig) -> Iterator[str]:
+    for key, value in NOT_COMPILED.items():
+        if str(config.env.get("TORCH_COMPILE_DISABLE")) == "1" and OmegaConf.select(config, key) is not value:
+            yield f"{key} is {str(not value).lower()}; allowed with env.TORCH_COMPILE_DISABLE=1 is {str(value).lower()}"
+
+
 def files(config: DictConfig) -> Iterator[str]:
     """Model and data where they are local, and not made by the command itself."""
     path = config.actor_rollout_ref.model.path
@@ -384,5 +392,6 @@ CROSS_CHECKS: dict[Callable[[DictConfig], Iterator[str]], tuple[str, ...]] = {
     stalls: ("stall", "actor_rollout_ref.nccl_timeout", "trainer.device"),
     separate_async: ("trainer.v1", "actor_rollout_ref.rollout.checkpoint_engine", *_BATCH_KEYS),
     platform: ("trainer.device", "actor_rollout_ref.actor.strategy", "actor_rollout_ref.ref.strategy", ATTENTION),
+    compiled: ("env", *NOT_COMPILED),
     files: ("embedded_model", "embedded_data", "data.train_files", "data.val_files"),
 }

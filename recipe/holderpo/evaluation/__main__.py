@@ -35,7 +35,7 @@ from recipe.holderpo.fault_tolerance.signals import ExitStatus
 from recipe.holderpo.rewards.math import FAULTS, compute_score
 
 # What may differ between the starts of one evaluation.
-FREE = ("chunk", "engine", "grading", "out_dir", "k", "rehearse")
+FREE = ("chunk", "engine", "env", "grading", "out_dir", "k", "rehearse")
 
 
 def complete(config: DictConfig) -> None:
@@ -176,6 +176,7 @@ def main(config: DictConfig) -> None:
     try:
         complete(config)
         check(config)
+        os.environ.update({name: str(value) for name, value in config.env.items()})
         if config.rehearse:
             from recipe.holderpo.rehearsal.evaluation import rehearse_evaluation
 

@@ -42,6 +42,7 @@ class EvaluationSettings(Settings):
     out_dir: str
     grading: dict[str, Any]
     engine: dict[str, Any]
+    env: dict[str, Any]
     chunk: Annotated[int, Field(ge=1, le=10**6)]
     rehearse: bool
 

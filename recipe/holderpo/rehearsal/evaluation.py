@@ -11,6 +11,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from recipe.holderpo.config.compose import CONF
+from recipe.holderpo.config.values import leaves
 from recipe.holderpo.evaluation.model import checkpoint_of
 from recipe.holderpo.fault_tolerance.run_files import check_can_write
 from recipe.holderpo.rehearsal.parts import Parts, run_command
@@ -28,7 +29,7 @@ from recipe.holderpo.rehearsal.stand_ins import STAND_IN, Target, find_target, m
 from recipe.holderpo.report.text_table import text_table
 
 CPU = CONF / "evaluation/hardware/cpu.yaml"
-KEPT = ("engine.dtype",)  # of that file: bfloat16 works on a CPU, too
+KEPT = ("defaults", "engine.dtype")  # of that file: bfloat16 works on a CPU, too
 
 
 @dataclass
@@ -82,8 +83,7 @@ def replacements(config: DictConfig) -> list[Replacement]:
 
 
 def _all(config: DictConfig) -> Iterator[Replacement]:
-    for name, value in OmegaConf.load(CPU).engine.items():
-        key = f"engine.{name}"
+    for key, value in leaves(OmegaConf.to_container(OmegaConf.load(CPU))):
         if key not in KEPT:
             yield Replacement(key, value_of(config, key), value, "device")
     yield Replacement("engine.tensor_parallel_size", config.engine.tensor_parallel_size, 1, "device")
