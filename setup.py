@@ -69,7 +69,7 @@ setup(
     python_requires=">=3.11,<3.13",  # verl 0.9.1 ends at 3.12; numpy 2.3, which vLLM 0.24 pins, begins at 3.11
     # recipe is a PEP 420 namespace (no __init__.py): other distributions put modules below it too
     packages=find_namespace_packages(include=["holderpo_core*", "recipe.holderpo*"]),
-    package_data={"holderpo_core": ["py.typed"], "recipe.holderpo.report.page": ["page.*"]},
+    package_data={"holderpo_core": ["py.typed"], "recipe.holderpo.report.page": ["*.html", "*.css", "*.js"]},
     install_requires=[
         "torch",  # no bound: the hardware extras pin it, and holderpo_core alone runs on any recent release
         "wrapt>=1.16",  # post-import hooks of the plugin, so that `import verl` stays quick

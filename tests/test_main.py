@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from recipe.holderpo import main
 from recipe.holderpo.fault_tolerance import restart
+from recipe.holderpo.fault_tolerance.checkpoint import commit, step_folder, step_folders
 from recipe.holderpo.fault_tolerance.collapse import Collapsed, NotFinite
 from recipe.holderpo.fault_tolerance.command import COMMAND_VARIABLE, how_to_resume
 from recipe.holderpo.fault_tolerance.signals import Stopped
@@ -19,7 +20,13 @@ from recipe.holderpo.fault_tolerance.stalls import Stalled
 
 def config(tmp_path: Path, nodes: int = 1) -> DictConfig:
     made = OmegaConf.create(
-        {"run": "r", "run_dir": str(tmp_path), "stop_grace_s": 60, "trainer": {"nnodes": nodes}, "guard": {}}
+        {
+            "run": "r",
+            "run_dir": str(tmp_path),
+            "stop_grace_s": 60,
+            "trainer": {"nnodes": nodes, "default_local_dir": str(tmp_path / "checkpoints")},
+            "guard": {},
+        }
     )
     assert isinstance(made, DictConfig)
     return made
@@ -56,6 +63,22 @@ def test_every_end_has_its_exit_status(
     assert ended.value.code == status and shut_down
     output = capsys.readouterr()
     assert said in output.out + output.err
+
+
+def test_ctrl_c_leaves_no_half_of_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    whole, half = (step_folder(tmp_path / "checkpoints", step) / "actor" for step in (1, 2))
+    for folder in (whole, half):
+        folder.mkdir(parents=True)
+        (folder / "model.pt").touch()
+    commit(whole.parent, {})
+    monkeypatch.setattr(restart, "with_restarts", interrupt)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    with pytest.raises(SystemExit):
+        main.train_and_report(config(tmp_path), None)
+    assert step_folders(tmp_path / "checkpoints") == [whole.parent] and (whole / "model.pt").exists()
 
 
 def test_another_error_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

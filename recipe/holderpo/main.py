@@ -21,7 +21,7 @@ from recipe.holderpo.config.compose import refusals_of_hydra, register_resolvers
 from recipe.holderpo.config.errors import ConfigError, print_error
 from recipe.holderpo.config.help import help_text, wants_help
 from recipe.holderpo.config.settings import stall_settings, uses_holder_loss
-from recipe.holderpo.fault_tolerance.checkpoint import Checkpoint
+from recipe.holderpo.fault_tolerance.checkpoint import Checkpoint, delete_unfinished
 from recipe.holderpo.fault_tolerance.collapse import Collapsed, NotFinite
 from recipe.holderpo.fault_tolerance.command import how_to_resume
 from recipe.holderpo.fault_tolerance.console import console_that_holds_nothing
@@ -35,6 +35,7 @@ from recipe.holderpo.fault_tolerance.signals import (
     interrupt_on_sigint,
 )
 from recipe.holderpo.fault_tolerance.stalls import Stalled, stall_checks
+from recipe.holderpo.report.events import note_event
 from recipe.holderpo.startup.server import ForkServer
 from recipe.holderpo.tasks.registry import make_embedded
 
@@ -86,6 +87,8 @@ def train_and_report(config: DictConfig, checkpoint: Checkpoint | None, server: 
     from recipe.holderpo.fault_tolerance.restart import lost_process, unwrapped, with_restarts
 
     run_dir = Path(config.run_dir)
+    if checkpoint is not None:
+        note_event(run_dir, checkpoint.step, f"resumed from step {checkpoint.step}")
     stop = StopRequest(config.run_dir, config.stop_grace_s)
     try:
         with stop:
@@ -112,6 +115,7 @@ def train_and_report(config: DictConfig, checkpoint: Checkpoint | None, server: 
     except KeyboardInterrupt:
         print("\nstopping ...", flush=True)
         ray.shutdown()
+        delete_unfinished(Path(config.trainer.default_local_dir))
         why = f"not finished within stop_grace_s={config.stop_grace_s}, so not saved" if stop.given else "stopped"
         print(f"{why}; {how_to_resume(config, sys.argv, os.environ)}")
         sys.exit(ExitStatus.STOPPED if stop.given else ExitStatus.INTERRUPTED)
@@ -152,12 +156,15 @@ def _output_to(path: Path) -> Iterator[None]:
 
 
 def report(config: DictConfig) -> None:
-    """Draw the curves and print the final table."""
+    """Draw the curves, write the page and print the final table."""
     from recipe.holderpo.report.curves import plot_curves
+    from recipe.holderpo.report.page.write import PAGE_FILE, write_page
+    from recipe.holderpo.report.record import read_run
     from recipe.holderpo.report.summary import final_table
 
     run_dir = Path(config.run_dir)
     plot_curves(run_dir / "metrics.jsonl", run_dir / "curves.png", title=config.run)
+    write_page({run_dir: read_run(run_dir)}, run_dir / PAGE_FILE)
     print(final_table(run_dir))
 
 

@@ -13,6 +13,7 @@ from recipe.holderpo.fault_tolerance import restart
 from recipe.holderpo.fault_tolerance.checkpoint import Checkpoint, commit, step_folders
 from recipe.holderpo.fault_tolerance.collapse import Collapsed
 from recipe.holderpo.fault_tolerance.restart import lost_process, with_restarts
+from recipe.holderpo.report.events import read_events
 
 
 @ray.remote(num_cpus=0)
@@ -88,6 +89,7 @@ def test_restarts_until_it_is_through(tmp_path: Path, capsys: pytest.CaptureFixt
     output = capsys.readouterr()
     assert "lost a process (ActorDiedError); restarts left: 1" in output.err
     assert "resuming from step 2" in output.out
+    assert read_events(tmp_path) == [(n, f"lost a process (ActorDiedError); went on from step {n}") for n in (1, 2)]
 
 
 @pytest.mark.parametrize(("restarts", "error", "calls"), [(2, lost(), 3), (0, lost(), 1), (2, ValueError("x"), 1)])

@@ -1,75 +1,25 @@
 """The page of several runs: its values, and what a real browser makes of it."""
 
-import base64
-import hashlib
 import json
 import math
 import re
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import pytest
 import yaml
+from report.browser import browser, in_browser
+from report.made_run import PLANTED, Maker, data_of
 
 from recipe.holderpo.report import __main__ as report
+from recipe.holderpo.report.events import note_event
 from recipe.holderpo.report.page.answers import answers
-from recipe.holderpo.report.page.data import GREEDY, REACH, SAMPLED, page_data
+from recipe.holderpo.report.page.data import GREEDY, REACH, SAMPLED
 from recipe.holderpo.report.page.write import page
 from recipe.holderpo.report.record import read_run
-
-PLANTED = "<script>window.planted = 1</script><img src=x onerror='window.planted = 1'>"
-Maker = Callable[..., Path]
-
-
-@pytest.fixture
-def make_run(tmp_path: Path) -> Maker:
-    def make(
-        name: str,
-        seed: int | None = 1,
-        p: float = 0.0,
-        last: float = 0.5,
-        steps: int = 3,
-        more: dict[str, Any] | None = None,
-    ) -> Path:
-        folder = tmp_path / name
-        (folder / "generations").mkdir(parents=True)
-        config = {
-            "run": name, "run_dir": str(folder), "seed": seed, "holder": {"p_start": p}, "data": {"train_batch_size": 4},
-            "actor_rollout_ref": {"rollout": {"n": 8, "seed": seed}}, "trainer": {"x": f"{folder}/x"},
-            "ray_kwargs": {"address": name}, "cache_dir": name, "restarts": len(name),
-        }  # fmt: skip
-        (folder / "config.yaml").write_text(yaml.safe_dump(config))
-        records = [
-            {
-                "step": step,
-                "time": 1000.0 + (10 + last) * step,
-                "holder/p": p,
-                "holder/log_ratio_std": 0.25,
-                "perf/total_num_tokens": 7,
-                "val-core/sums/acc/mean@4": last * step / (steps - 1),
-                "actor/grad_norm": 1 / 3 + step,
-                **(more or {}),
-            }
-            for step in range(steps)
-        ]
-        (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-        rows = [
-            {"input": PLANTED, "output": f"{PLANTED} 2", "gts": PLANTED, "score": 1.0},
-            {"input": "1+2", "output": "4", "gts": "3", "score": 0.0},
-        ]
-        (folder / "generations" / "2.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return folder
-
-    return make
-
-
-def data_of(*folders: Path) -> Any:
-    return page_data({folder: read_run(folder) for folder in folders})
 
 
 def test_values_of_a_run(make_run: Maker) -> None:
@@ -87,6 +37,16 @@ def test_what_is_not_finite_or_went_wrong_is_marked(make_run: Maker) -> None:
     assert run["metrics"]["actor/loss"] == ["nan"] * 3
     assert run["x"]["seconds"] == run["x"]["tokens"] == [None] * 3
     assert run["marks"] == [[n, "update skipped: not finite"] for n in range(3)]
+
+
+def test_what_happened_to_a_run_is_marked_at_the_step_that_it_went_on_from(make_run: Maker) -> None:
+    folder = make_run("a")
+    note_event(folder, 1, "stuck: step 2 has made no progress; went on from step 1")
+    with (folder / "events.jsonl").open("a") as lines:
+        lines.write('{"step": 1}\n[1]\n{"step": "x", "text": ""}\n')
+    note_event(folder, 7, "resumed from step 7")
+    (run,) = data_of(folder)["runs"]
+    assert run["marks"] == [[1, "stuck: step 2 has made no progress; went on from step 1"], [2, "resumed from step 7"]]
 
 
 def test_seeds_and_machines_make_no_groups_and_as_few_keys_as_tell_them_apart_name_them(make_run: Maker) -> None:
@@ -174,48 +134,6 @@ def test_the_command_leaves_out_folders_that_are_no_runs(
         with pytest.raises(SystemExit) as ended:
             report.main()
         assert ended.value.code == 2 and error in capsys.readouterr().err
-
-
-def browser() -> str:
-    """A Chromium on this machine."""
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None:
-        pytest.skip("no chromium here (Debian: apt-get install chromium)")
-    return found
-
-
-# Waits for the page, does what is to be done in it, and leaves the result where the test finds it.
-DRIVER = """
-const errors = [], result = {};
-window.addEventListener("error", (event) => errors.push(String(event.message)));
-document.addEventListener("securitypolicyviolation", (event) => errors.push(`refused: ${event.blockedURI}`));
-const consoles = console.error; console.error = (...words) => { errors.push(words.join(" ")); consoles(...words); };
-const set = (id, value) => { $(id).value = value; $(id).dispatchEvent(new Event("input")); };
-const waiting = setInterval(() => {
-  if (document.querySelector("main").hidden && !$("state").textContent.includes("could not")) return;
-  clearInterval(waiting);
-  try { DO } catch (error) { errors.push(String(error)); }
-  setTimeout(() => {
-    result.errors = errors; result.state = $("state").textContent; result.planted = window.planted;
-    const found = document.createElement("pre"), text = unescape(encodeURIComponent(JSON.stringify(result)));
-    found.id = "found"; found.textContent = btoa(text);
-    document.body.append(found);
-  }, 300);
-}, 20);
-"""
-
-
-def in_browser(text: str, folder: Path, do: str, *flags: str) -> dict[str, Any]:
-    """`result`, after the statements were run in the page, with "errors", "state" and whether something planted ran."""
-    driven, script = folder / "driven.html", DRIVER.replace("DO", do)
-    allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    text = text.replace("script-src ", f"script-src 'sha256-{allowed}' ", 1)
-    driven.write_text(text.replace("</body>", f"<script>{script}</script></body>"))
-    command = [browser(), "--headless=new", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=30000", *flags]
-    done = subprocess.run([*command, "--dump-dom", f"file://{driven}"], capture_output=True, text=True, check=False)
-    found = re.search(r'<pre id="found">([^<]+)</pre>', done.stdout)
-    assert found is not None, done.stdout[:500] + done.stderr[-2000:]
-    return dict(json.loads(base64.b64decode(found[1])))
 
 
 @pytest.fixture

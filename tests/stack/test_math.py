@@ -21,10 +21,11 @@ import pytest
 import torch
 from fault_injection.watched_run import ROOT, Run, environment
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from recipe.holderpo.data.__main__ import main as build_data
 from recipe.holderpo.embedded.tiny_model import TinyModelConfig, save_model
-from recipe.holderpo.fault_tolerance.checkpoint import MANIFEST
+from recipe.holderpo.fault_tolerance.checkpoint import MANIFEST, step_of
 from recipe.holderpo.fault_tolerance.signals import ExitStatus
 from recipe.holderpo.tasks.arithmetic.pretrain import PretrainConfig, pretrain
 from recipe.holderpo.tasks.arithmetic.problems import train_val_problems
@@ -94,7 +95,7 @@ def looked(
         "actor_rollout_ref.rollout.max_model_len=64", f"actor_rollout_ref.model.path={base_model}",
         "actor_rollout_ref.actor.optim.lr=1e-3", "data.train_batch_size=16", "actor_rollout_ref.rollout.n=8",
         "reward.custom_reward_function.path=pkg://recipe.holderpo.rewards.math",  # the small run's own comes first
-        f"trainer.rollout_data_dir={folder}/rollouts",
+        f"trainer.rollout_data_dir={folder}/rollouts", "report.tokens_every=1", "report.token_groups=16",
     )  # fmt: skip
     planted = {
         "WANDB_API_KEY": secrets.token_hex(20),
@@ -159,6 +160,41 @@ def test_it_was_trained_with_a_baseline_of_verls(looked: Looked) -> None:
     assert len(records) >= SAVED_STEP and all("holder/p" not in record for record in records)
     assert all(record["actor/grad_norm"] > 0 for record in records)
     assert all(record["group/zero_variance_fraction"] == 0 for record in records)
+
+
+def test_kept_tokens_are_those_of_the_rollouts_under_the_updated_weights(looked: Looked) -> None:
+    """Of all groups here. The log-probabilities are computed again, by transformers, with the weights that the step saved."""
+    lines = (looked.run.run_dir / "tokens" / f"{SAVED_STEP}.jsonl").read_text().splitlines()
+    kept = [json.loads(line) for line in lines]
+    rows = (looked.data.parent / "rollouts" / f"{SAVED_STEP}.jsonl").read_text().splitlines()
+    rollouts = sorted((row["input"], row["output"], row["score"]) for row in map(json.loads, rows))
+    plain = [one for one in kept if "".join(one["tokens"]).isascii()]
+    texts = [(one["prompt"], "".join(one["tokens"]), one["reward"]) for one in plain]
+    assert len(kept) == len(rollouts) == 128 and len(plain) > 30
+    tokenizer = AutoTokenizer.from_pretrained(looked.base_model)
+    assert {tokenizer.decode(tokenizer.encode(text), skip_special_tokens=True) for _, text, _ in texts} <= {
+        output for _, output, _ in rollouts
+    }
+    model = AutoModelForCausalLM.from_pretrained(looked.base_model, dtype=torch.float32)
+    folder = next(folder for folder in looked.run.checkpoints() if step_of(folder) == SAVED_STEP)
+    saved = torch.load(next(folder.glob("actor/model_*.pt")), weights_only=False)
+    full = {name: one.full_tensor() if hasattr(one, "full_tensor") else one for name, one in saved.items()}
+    model.load_state_dict({name: value.float() for name, value in full.items()})
+    largest = 0.0
+    for one in plain:
+        prompt = tokenizer.encode(one["prompt"], add_special_tokens=False)
+        response = [tokenizer.encode(text, add_special_tokens=False) for text in one["tokens"]]
+        ids = torch.tensor([prompt + [number for numbers in response for number in numbers]])
+        with torch.no_grad():
+            log_probs = model(ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])[len(prompt) - 1 :, 0]
+        expected = torch.tensor(one["log_prob"]) + torch.tensor(one["log_ratio"])
+        torch.testing.assert_close(expected, log_probs, rtol=1e-3, atol=2e-4)  # log_prob has four decimals
+        largest = max(largest, *map(abs, one["log_ratio"]))
+    assert largest > 1e-2, "or the weights before the updates would do"
+    for group in {one["group"] for one in kept}:
+        rewards = torch.tensor([one["reward"] for one in kept if one["group"] == group])
+        advantages = [one["advantage"] for one in kept if one["group"] == group]
+        assert advantages == pytest.approx(((rewards - rewards.mean()) / (rewards.std() + 1e-6)).tolist(), abs=1e-4)
 
 
 def test_ctrl_c(looked: Looked) -> None:

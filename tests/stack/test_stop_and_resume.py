@@ -22,6 +22,8 @@ from fault_injection.faults import STEPS
 from fault_injection.watched_run import ROOT, Run, differences
 
 from recipe.holderpo.fault_tolerance.signals import STOP_REQUEST
+from recipe.holderpo.report.events import read_events
+from recipe.holderpo.report.page.write import PAGE_FILE
 
 pytestmark = pytest.mark.stack
 
@@ -51,7 +53,7 @@ def story(new_run: Callable[..., Run], small_overrides: list[str], tmp_path_fact
     gate, saved = folder / "gate", folder / "saved"
     run = new_run(
         *small_overrides, *faults.SETTINGS, "trainer.save_freq=1", "keep_checkpoints=10", "trainer.test_freq=2",
-        "data.val_max_samples=32", "stop_grace_s=100000", "stall.floor_s=60",
+        "data.val_max_samples=32", "stop_grace_s=100000", "stall.floor_s=60", "logger=wandb", "+env.WANDB_MODE=offline",
         f"+reward.custom_reward_function.reward_kwargs.gate={gate}",
     )  # fmt: skip
     told = Story(run, [], [], [], saved)
@@ -138,6 +140,18 @@ def test_a_frozen_engine_is_noticed_named_and_a_restart(story: Story) -> None:
     assert faults.steps_lost(since, recorded=FROZEN - 1) == 0
     (report,) = (story.run.run_dir / "stalls").glob("*/*.txt")
     assert re.search(r"trainer_base\.py\", line \d+ in fit", report.read_text()), "where the trainer waits"
+
+
+def test_what_happened_is_on_the_page_that_the_run_leaves(story: Story) -> None:
+    events = read_events(story.run.run_dir)
+    assert [event.step for event in events] == [STOPPED, RESTARTED_FROM, FROZEN - 1]
+    resumed, lost, stuck = (event.text for event in events)
+    assert resumed == f"resumed from step {STOPPED}"
+    assert lost.startswith("lost a process (") and lost.endswith(f"; went on from step {RESTARTED_FROM}")
+    assert stuck.startswith(f"stuck: step {FROZEN} ")
+    (media,) = story.run.run_dir.glob("wandb/offline-run-*/files/media/html/report_*.html")
+    assert "HölderPO: runs" in media.read_text(), "Weights & Biases has it, too"
+    assert "HölderPO: runs" in (story.run.run_dir / PAGE_FILE).read_text()
 
 
 def test_steps_that_were_trained_twice_are_the_same(story: Story) -> None:

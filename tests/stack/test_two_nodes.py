@@ -43,7 +43,7 @@ def test_colocate_async_with_kl_and_entropy_terms_over_two_hosts(two_nodes: TwoN
     """A rank on each; p is annealed on both."""
     two_nodes.overrides = [
         *two_nodes.overrides, "trainer.v1.trainer_mode=colocate_async", "trainer.total_training_steps=3",
-        "actor_rollout_ref.actor.use_kl_loss=true", "actor_rollout_ref.actor.entropy_coeff=0.001",
+        "logger=tensorboard", "actor_rollout_ref.actor.use_kl_loss=true", "actor_rollout_ref.actor.entropy_coeff=0.001",
     ]  # fmt: skip
     two_nodes.start()
     assert (
@@ -55,6 +55,8 @@ def test_colocate_async_with_kl_and_entropy_terms_over_two_hosts(two_nodes: TwoN
     assert [(r["step"], r["holder/p"]) for r in records] == [(1, 2.0), (2, 0.0), (3, -2.0)]
     assert all(r["actor/grad_norm"] > 0 for r in records)
     assert records[-1]["actor/kl_loss"] > 0, "the policy has moved away from the reference"
+    (events,) = two_nodes.run_dir.glob("tensorboard/events.*")
+    assert b"sampled accuracy" in events.read_bytes(), "the final table"
     assert two_nodes.other.wait() == 0, two_nodes.said[-5000:]
     assert not current_cluster_is(two_nodes) and nothing_left(two_nodes)
     assert (two_nodes.folder / "token").stat().st_mode & 0o777 == 0o600

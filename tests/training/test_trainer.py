@@ -119,6 +119,7 @@ def make_trainer(tmp_path: Path, step: int = 0, in_background: bool = False, **g
             "run_dir": str(tmp_path),
             "keep_checkpoints": 2,
             "guard": {"on_nonfinite": "skip"} | guard,
+            "report": {"token_groups": 0},
             "actor_rollout_ref": {"actor": {"checkpoint": {"async_save": in_background}}},
             "trainer": {
                 "default_local_dir": str(tmp_path / "checkpoints"), "nnodes": 1, "n_gpus_per_node": 1, "test_freq": 2,
@@ -132,6 +133,7 @@ def make_trainer(tmp_path: Path, step: int = 0, in_background: bool = False, **g
     trainer.collapse = CollapseDetector(GuardSettings(**guard))
     trainer.actor_rollout_wg = SimpleNamespace(saved_part=lambda: [SavedPart()])
     trainer._saves, trainer._saving = ThreadPoolExecutor(1), None
+    trainer.logger = SimpleNamespace(logger={})
     trainer.checkpoint_callback = SimpleNamespace(on_save=lambda **_: None)
     trainer.global_steps = step
     if step == 0:

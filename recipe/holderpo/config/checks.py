@@ -11,7 +11,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from recipe.holderpo.config.cross_checks import CROSS_CHECKS
 from recipe.holderpo.config.errors import ConfigError
-from recipe.holderpo.config.settings import GuardSettings, HolderSettings, RunSettings, StallSettings, uses_holder_loss
+from recipe.holderpo.config.settings import (
+    GuardSettings,
+    HolderSettings,
+    ReportSettings,
+    RunSettings,
+    StallSettings,
+    uses_holder_loss,
+)
 from recipe.holderpo.config.values import Settings, wrong_settings, wrong_value
 from recipe.holderpo.config.verl_keys import VERL_KEYS
 from recipe.holderpo.config.verl_schema import wrong_by_verl
@@ -112,7 +119,7 @@ def _wrong_values(config: DictConfig) -> Iterator[str]:
     """A line for each key whose value is not allowed whatever the others are."""
     top = {name: OmegaConf.select(config, name) for name in RunSettings.model_fields}
     yield from wrong_settings("", {name: _plain(value) for name, value in top.items()}, RunSettings)
-    groups: dict[str, type[Settings]] = {"guard": GuardSettings, "stall": StallSettings}
+    groups: dict[str, type[Settings]] = {"guard": GuardSettings, "report": ReportSettings, "stall": StallSettings}
     if config.get("holder") is not None:
         groups["holder"] = HolderSettings
     for name, task in tasks_of(config).items():

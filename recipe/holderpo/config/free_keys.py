@@ -17,6 +17,7 @@ FREE_KEYS = {
         "trainer.rollout_data_dir",
     ),
     "logging and profiling": (
+        "report",
         "trainer.logger",
         "trainer.log_val_generations",
         "global_profiler",

@@ -138,6 +138,13 @@ class StallSettings(Settings):
     medians: Annotated[float, Field(ge=2, le=10**4)] = 10.0
 
 
+class ReportSettings(Settings):
+    """Group `report`: what a run keeps for its page beside its metrics."""
+
+    tokens_every: Annotated[int, Field(ge=1, le=10**6)] = 10
+    token_groups: Annotated[int, Field(ge=0, le=1000)] = 2
+
+
 class RunSettings(Settings):
     """The keys at the top of the config that are HölderPO's."""
 

@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ MANIFEST = "manifest.json"
 FORMAT = 2
 PREFIX = "global_step_"
 HASH_THREADS = 8  # hashing releases the GIL
+ENDING_SECONDS, POLL_SECONDS = 10.0, 0.1
 
 Entry = dict[str, Any]
 """A file in a manifest: {"bytes", "sha256"}."""
@@ -144,6 +146,17 @@ def prune(root: Path, newest: int, keep: int) -> None:
     for folder in step_folders(root):
         if folder not in kept:
             remove(folder)
+
+
+def delete_unfinished(root: Path) -> None:
+    """Delete what saves that were interrupted have left. Where it cannot be, the next save or start does.
+
+    What wrote it may have been ended a moment ago, and not be gone yet."""
+    for folder in step_folders(root):
+        end = time.monotonic() + ENDING_SECONDS
+        while not committed(folder) and folder.exists() and time.monotonic() < end:
+            shutil.rmtree(folder, ignore_errors=True)
+            time.sleep(POLL_SECONDS * folder.exists())
 
 
 def delete_from(root: Path, step: float) -> None:

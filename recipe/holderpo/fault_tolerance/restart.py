@@ -15,6 +15,7 @@ from recipe.holderpo.fault_tolerance.checkpoint import Checkpoint, delete_from
 from recipe.holderpo.fault_tolerance.collapse import Collapsed
 from recipe.holderpo.fault_tolerance.resume import newest_checkpoint
 from recipe.holderpo.fault_tolerance.stalls import Stalled
+from recipe.holderpo.report.events import note_event
 
 # Ray's and vLLM's names for it. An error that crossed processes has them in its text alone.
 LOST = (
@@ -76,6 +77,8 @@ def with_restarts(
             elif own is None and checkpoint is None:
                 print("there is no checkpoint yet: the run begins again", file=sys.stderr, flush=True)
             checkpoint = own or checkpoint
+            step = 0 if checkpoint is None else checkpoint.step
+            note_event(Path(config.run_dir), step, f"{reason}; went on from step {step}")
 
 
 def nodes_are_there(config: DictConfig) -> bool:

@@ -1,14 +1,13 @@
 """Redraw each run's curves and print the final table: `python -m recipe.holderpo.report RUN_DIR [RUN_DIR ...]`.
 
 With `--html FILE`, one page instead, in one file that needs no network: runs side by side, where p acts, and the answers of
-the validations.
+the validations. With `--watch`, that page is served on this machine's loopback address, and follows runs that are going.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-from recipe.holderpo import atomic
 from recipe.holderpo.config.errors import ConfigError, print_error
 from recipe.holderpo.report.record import METRICS_FILE, read_run
 
@@ -17,10 +16,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m recipe.holderpo.report", description=__doc__)
     parser.add_argument("run_dirs", nargs="+", type=Path, metavar="RUN_DIR", help="folder with a metrics.jsonl")
     parser.add_argument("--html", type=Path, metavar="FILE", help="make this page, and draw and print nothing")
+    parser.add_argument("--watch", action="store_true", help="serve the page, which follows runs that are going")
+    parser.add_argument(
+        "--at", default="127.0.0.1:0", metavar="HOST:PORT", help="where to serve it; port 0 is a free one"
+    )
     arguments = parser.parse_args()
     run_dirs: list[Path] = arguments.run_dirs
     try:
-        if arguments.html is not None:
+        if arguments.watch:
+            from recipe.holderpo.report.watch import serve
+
+            serve(run_dirs, *place(arguments.at))
+        elif arguments.html is not None:
             make_page(run_dirs, arguments.html)
         else:
             lines = [line for run_dir in run_dirs for line in unusable(run_dir)]
@@ -32,9 +39,16 @@ def main() -> None:
         sys.exit(2)
 
 
+def place(at: str) -> tuple[str, int]:
+    host, _, port = at.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ConfigError(f"--at is {at!r}; allowed is HOST:PORT")
+    return host, int(port)
+
+
 def make_page(run_dirs: list[Path], file: Path) -> None:
     """Of the folders that are runs; the others are named."""
-    from recipe.holderpo.report.page.write import page
+    from recipe.holderpo.report.page.write import write_page
 
     records = {}
     for folder in {run_dir.resolve(): run_dir for run_dir in run_dirs}.values():
@@ -44,9 +58,8 @@ def make_page(run_dirs: list[Path], file: Path) -> None:
             print(f"note: left out: {error.lines[0]}", file=sys.stderr)
     if not records:
         raise ConfigError("none of these folders has a record; allowed are folders of runs")
-    text = page(records)
     try:
-        atomic.write_text(file, text)
+        write_page(records, file)
     except OSError as error:
         raise ConfigError(f"--html is {str(file)!r}, which cannot be written: {error.strerror}") from None
     print(f"{file}: {len(records)} runs, {file.stat().st_size / 1e6:.1f} MB")

@@ -15,6 +15,7 @@ OUTPUTS = {
     "checkpoints": "checkpoints",
     "generations": "generations",
     "curves": "curves.png",
+    "page": "report.html",
 }
 # verl's timers inside its "step" timer, and what the table calls them; what is left over is "other".
 STEP_PARTS = {

@@ -329,8 +329,9 @@ def main(folder: str) -> None:
         python = Path(folder, "python")
         python.write_text(f'#!/bin/sh\nexec {INTERPRETER} "$@"\n')
         python.chmod(0o700)
-        listener.bind(f"{folder}/socket")
+        listener.bind(f"{folder}/not_yet")
         listener.listen(64)
+        os.rename(f"{folder}/not_yet", f"{folder}/socket")  # where it is there, it hears
         gc.disable()  # its passes over what is imported take a seventh of the time, and free nothing
         if os.environ.get("VERL_PLATFORM") == "cpu":
             cpu_vllm.install()

@@ -34,6 +34,11 @@ def _real_rows(batch: KVBatchMeta) -> list[int]:
     return [row for row, tag in enumerate(batch.tags) if not tag.get("is_padding", False)]
 
 
+def group_of(key: str) -> str:
+    """The prompt of a sample, by verl's key <prompt>_<episode>_<number of the sample in its episode>."""
+    return key.split("_")[0]
+
+
 def reward_metrics(keys: list[str], rewards: list[float], extras: list[dict[str, Any]]) -> dict[str, float]:
     """What the rewards of a step's samples say.
 
@@ -49,7 +54,7 @@ def reward_metrics(keys: list[str], rewards: list[float], extras: list[dict[str,
     last: dict[str, tuple[int, dict[str, Any]]] = {}
     for key, reward, extra in zip(keys, rewards, extras, strict=True):
         episode, number = key.rsplit("_", 1)
-        groups[key.split("_")[0]].append(reward)
+        groups[group_of(key)].append(reward)
         if episode not in last or int(number) > last[episode][0]:
             last[episode] = int(number), extra
     values: dict[str, list[float]] = defaultdict(list)

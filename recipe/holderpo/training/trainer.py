@@ -40,12 +40,14 @@ from recipe.holderpo.fault_tolerance.collapse import Collapsed, CollapseDetector
 from recipe.holderpo.fault_tolerance.liveness import check_alive, liveness_checks
 from recipe.holderpo.fault_tolerance.progress import SAVE, Progress, bytes_below
 from recipe.holderpo.fault_tolerance.signals import Stopped, stop_requested
+from recipe.holderpo.report.publish import publish
 from recipe.holderpo.report.record import RunRecord
 from recipe.holderpo.tasks.registry import EXTRA_FIELDS, advantage_estimators
 from recipe.holderpo.training.metrics import further_metrics, mean_reward
 from recipe.holderpo.training.nonfinite import write_nonfinite_samples
 from recipe.holderpo.training.rank_save import SavedPart
 from recipe.holderpo.training.step_p import StepP, order_metrics
+from recipe.holderpo.training.token_groups import keep_tokens
 from recipe.holderpo.training.verl_internals import poll_replay_buffer_every, processes_of, time_phases
 from recipe.holderpo.training.worker import (
     P_KEY,
@@ -137,6 +139,10 @@ class HolderTrainerMixin(PPOTrainer):
                 logger.error("the checkpoint that was being written is lost: %s", error)
             raise
         self._finish_save()
+        try:
+            publish(Path(self.config.run_dir), self.logger.logger, self.global_steps)
+        except OSError as error:  # all that was trained is saved
+            logger.error("the report was not given to the trackers: %s", error)
 
     def _fit(self, agent_loop_manager: Any) -> None:
         try:
@@ -191,6 +197,7 @@ class HolderTrainerMixin(PPOTrainer):
             logger.error(
                 "the update of step %d was not finite and was skipped; its samples: %s", self.global_steps, file
             )
+        metrics |= keep_tokens(self, batch, None if self.p is None else self.p.at(self.global_steps))
         return batch
 
     def _compute_metrics(self, batch: KVBatchMeta, metrics: dict[str, Any], *args: Any, **kwargs: Any) -> None:

@@ -4,6 +4,7 @@ Each name is here with the reason, and tests/training/test_verl_internals.py fai
 Methods of verl's classes that HölderPO's classes override are listed in `OVERRIDDEN`.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from verl.trainer.main_ppo import TaskRunnerV1
 
 if TYPE_CHECKING:  # they import every engine that verl has; the driver needs none
     import torch
+    from transfer_queue import KVBatchMeta
     from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
     from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 
@@ -104,6 +106,22 @@ def wrap_load(worker: Any, wrap: Callable[[Callable[..., None]], Callable[..., N
 def wrap_update(worker: Any, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
     """Replace the update on one mini-batch, which verl's worker calls for each of a step and whose metrics it averages."""
     worker.actor.train_batch = wrap(worker.actor.train_batch)
+
+
+def data_parallel_size(trainer: "PPOTrainer") -> int:
+    """Ranks over which verl divides a batch for the actor."""
+    return max(trainer.actor_rollout_wg._dispatch_info["actor"]) + 1
+
+
+def log_probs_of(trainer: "PPOTrainer", batch: "KVBatchMeta") -> None:
+    """Compute `log_probs` of samples under the actor's present weights, into the queue, as verl does before an update.
+
+    verl takes micro-batches of one size alone; these samples may be fewer."""
+    rollout = trainer.config.actor_rollout_ref.rollout
+    batch.extra_info |= {"calculate_entropy": False, "compute_loss": False, "temperature": rollout.temperature}
+    if size := rollout.log_prob_micro_batch_size_per_gpu:
+        batch.extra_info["micro_batch_size_per_gpu"] = math.gcd(size, len(batch) // data_parallel_size(trainer))
+    trainer.actor_rollout_wg.compute_log_prob(batch)
 
 
 def processes_of(trainer: "PPOTrainer") -> list[ActorHandle]:

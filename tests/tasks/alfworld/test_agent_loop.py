@@ -287,6 +287,7 @@ def test_transcripts_and_their_table(
     file = next((tmp_path / "transcripts/5").glob("*.jsonl"))
     line = json.loads(file.read_text().splitlines()[0])
     assert line["steps"][1]["answer"] == WRONG[0] and line["steps"][1]["command"] is None
+    assert line["steps"][0]["commands"] == line["steps"][1]["commands"] and "look" in line["steps"][0]["commands"]
     # the validation was repeated by another process, whose file comes first by name: the later outcome counts
     again = line | {"time": line["time"] + 1000, "won": not line["won"]}
     file.with_name("0.jsonl").write_text(json.dumps(again) + '\n{"task": "put a mug')  # and was killed then

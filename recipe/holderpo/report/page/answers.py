@@ -2,17 +2,26 @@
 
 import json
 import math
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from recipe.holderpo import atomic
+from recipe.holderpo.report.page.lines import objects, of_steps, shortened
+from recipe.holderpo.rewards.grading.answers import extract_answer
 
 BYTES = 1_500_000
 """Of all texts, at most."""
 LONGEST = 6_000
 """Characters of a text that are shown."""
+
+WHY = {
+    "truncated": "cut off at the length limit",
+    "no_answer": "no answer was found",
+    "timeout": "the comparison with the truth took too long",
+    "crash": "the comparison with the truth ran out of memory or died",
+    "unreadable": "neither the truth's text nor an expression",
+}
+"""The faults of `recipe.holderpo.rewards.math`."""
 
 VERLS = {"input": "input", "output": "output", "truth": "gts"}
 
@@ -27,45 +36,31 @@ def answers(runs: Mapping[str, Path]) -> list[Json]:
 
 
 def _shown(folder: Path) -> list[Path]:
-    files = sorted((file for file in folder.glob("*.jsonl") if file.stem.isdecimal()), key=lambda file: int(file.stem))
+    files = of_steps(folder)
     return files[:1] + files[-2:] if len(files) > 2 else files
 
 
 def _rows(file: Path, room: int) -> Json:
     rows, count = list[Json](), 0
-    for row in _objects(file):
+    for row in objects(file):
         count += 1
-        made: Json = {name: _shortened(row.get(key)) for name, key in VERLS.items()}
+        made: Json = {name: shortened(row.get(key), LONGEST) for name, key in VERLS.items()}
         made["score"] = _number(row.get("score"))
+        made |= _verdict(row)
         room -= len(json.dumps(made))
         if room >= 0:
             rows.append(made)
     return {"all": count, "rows": rows}
 
 
-def _objects(file: Path) -> Iterator[Json]:
-    try:
-        lines = atomic.complete_lines(file)
-    except OSError as error:
-        print(f"note: {file} is left out: {error.strerror}", file=sys.stderr)
-        return
-    damaged = 0
-    for line in lines:
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            row = None
-        if isinstance(row, dict):
-            yield row
-        else:
-            damaged += 1
-    if damaged:
-        print(f"note: {file}: {damaged} lines are damaged, and left out", file=sys.stderr)
-
-
-def _shortened(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]} ... ({len(text) - LONGEST} more characters)"
+def _verdict(row: Json) -> Json:
+    """The answer that the grader of mathematics has read, and why it scored so; {} for another reward function's rows."""
+    if not row.keys() >= WHY.keys():
+        return {}
+    fault = next((name for name in WHY if row[name]), None)
+    equal = "the same as the truth" if row.get("acc") else "another answer than the truth"
+    answer = extract_answer(str(row.get("output"))) or ""
+    return {"answer": shortened(answer, LONGEST), "why": WHY[fault] if fault else equal}
 
 
 def _number(value: Any) -> float | str | None:

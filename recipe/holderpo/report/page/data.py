@@ -14,7 +14,10 @@ import yaml
 from recipe.holderpo.config.free_keys import FREE_KEYS, is_free
 from recipe.holderpo.config.values import leaves
 from recipe.holderpo.report.effect import LARGEST_CLIP_FRACTION, SMALLEST_EFFECT, reach
+from recipe.holderpo.report.events import Event, read_events
 from recipe.holderpo.report.page.answers import answers
+from recipe.holderpo.report.page.episodes import episodes
+from recipe.holderpo.report.page.tokens import tokens
 from recipe.holderpo.report.record import accuracy
 
 Json = dict[str, Any]
@@ -60,7 +63,7 @@ def page_data(records: Mapping[Path, Records]) -> Json:
     differing = _differing(configs)
     groups = _groups(configs, differing)
     runs = [
-        _run(name, group, config, records[folder])
+        _run(name, group, config, records[folder], read_events(folder))
         for name, group, config, folder in zip(names, groups, configs, folders, strict=True)
     ]
     return {
@@ -68,6 +71,10 @@ def page_data(records: Mapping[Path, Records]) -> Json:
         "differences": {key: [_text(config.get(key)) for config in configs] for key in differing},
         "results": _results(runs, [config.get(SEED) for config in configs]),
         "answers": answers(dict(zip(names, folders, strict=True))),
+        "episodes": episodes(dict(zip(names, folders, strict=True))),
+        "tokens": tokens(
+            {name: (folder, config) for name, folder, config in zip(names, folders, configs, strict=True)}
+        ),
         "no_effect_below": SMALLEST_EFFECT,
         "clips_too_much_above": LARGEST_CLIP_FRACTION,
         "t": [*T, NORMAL],
@@ -75,7 +82,7 @@ def page_data(records: Mapping[Path, Records]) -> Json:
     }
 
 
-def _run(name: str, group: str, config: Json, records: Records) -> Json:
+def _run(name: str, group: str, config: Json, records: Records, events: Sequence[Event]) -> Json:
     metrics: dict[str, list[Any]] = {}
     for number, record in enumerate(records):
         values = {SAMPLED: accuracy(record, greedy=False), GREEDY: accuracy(record, greedy=True), REACH: reach(record)}
@@ -97,8 +104,16 @@ def _run(name: str, group: str, config: Json, records: Records) -> Json:
             "seconds": [_whole(time - times[0]) for time in times],
         },
         "metrics": metrics,
-        "marks": [[n, text] for n, r in enumerate(records) for key, text in MARKS.items() if r.get(key)],
+        "marks": _marks(records, events),
     }
+
+
+def _marks(records: Records, events: Sequence[Event]) -> list[list[Any]]:
+    """[number of the record, text] of what went wrong in a step, and of what happened to the run after it."""
+    wrong = [[n, text] for n, record in enumerate(records) for key, text in MARKS.items() if record.get(key)]
+    last = len(records) - 1
+    after = [next((n for n, record in enumerate(records) if record["step"] >= event.step), last) for event in events]
+    return wrong + [[n, event.text] for n, event in zip(after, events, strict=True)]
 
 
 def _whole(value: float) -> int | None:

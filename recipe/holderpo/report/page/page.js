@@ -1,4 +1,3 @@
-"use strict";
 // Okabe and Ito's colours, which colour-blind readers can tell apart, without the yellow that white swallows; and dashes beside them.
 const COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"];
 const DASHES = ["solid", "dash", "dot"], BORDERS = ["solid", "dashed", "dotted"];
@@ -157,7 +156,8 @@ function main(data) {
       : `${found.length} of the ${file.rows.length} answers that are here, of ${file.all} in all` + (found.length > SHOWN_AT_ONCE ? `; the first ${SHOWN_AT_ONCE} are shown` : "");
     $("answers").replaceChildren(...found.slice(0, SHOWN_AT_ONCE).map((s) => {
       const made = element("article"), head = made.appendChild(element("header"));
-      head.append(element("span", `score ${s.score}`), element("span", `truth: ${s.truth}`));
+      head.append(element("span", `score ${s.score}`), ...(s.why === undefined ? [] : [element("span", `answer: ${s.answer}`)]), element("span", `truth: ${s.truth}`));
+      if (s.why !== undefined) head.append(element("span", s.why));
       made.append(element("pre", s.input, "input"), element("pre", s.output, "output"));
       return made;
     }));
@@ -167,6 +167,8 @@ function main(data) {
     $("s-step").selectedIndex = $("s-step").options.length - 1;
     answers();
   }
+  tokens(data);
+  episodes(data);
   options($("s-run"), [...new Set(data.answers.map((one) => one.run))]);
   $("s-run").oninput = steps;
   for (const id of ["s-step", "s-score", "s-search"]) $(id).oninput = answers;
@@ -175,6 +177,7 @@ function main(data) {
   document.querySelector("main").hidden = false;
   const all = () => { compare(); effect(); };
   all(); steps();
+  if (data.version !== null) watch(data.version);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", all);
 }
 

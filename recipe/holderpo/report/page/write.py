@@ -8,17 +8,28 @@ from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 
+from recipe.holderpo import atomic
 from recipe.holderpo.report.page.data import Records, page_data
 
+PAGE_FILE = "report.html"
+"""In the folder of a run that has finished."""
+SCRIPTS = ("weights.js", "tokens.js", "episodes.js", "watch.js", "page.js")
 
-def page(records: Mapping[Path, Records]) -> str:
-    """The page of some runs, given the records of each run's folder."""
-    data = json.dumps(page_data(records), allow_nan=False, separators=(",", ":"))
+
+def page(records: Mapping[Path, Records], version: str | None = None) -> str:
+    """The page of some runs, given the records of each run's folder.
+
+    Args:
+        version: for a page that is served: it asks the server for the present one, and loads anew when that is another.
+    """
+    data = json.dumps(page_data(records) | {"version": version}, allow_nan=False, separators=(",", ":"))
     library = files("plotly").joinpath("package_data/plotly.min.js").read_bytes()
+    script = "".join(map(_text, SCRIPTS))
     parts = {
-        "ALLOWED": f"'sha256-{_sha256(_text('page.js'))}' 'sha256-{_sha256(library.decode())}'",
+        "ASKED": "'none'" if version is None else "'self'",
+        "ALLOWED": f"'sha256-{_sha256(script)}' 'sha256-{_sha256(library.decode())}'",
         "STYLE": _text("page.css"),
-        "SCRIPT": _text("page.js"),
+        "SCRIPT": script,
         "LIBRARY": _packed(library),
         "DATA": _packed(data.encode()),
     }
@@ -26,6 +37,11 @@ def page(records: Mapping[Path, Records]) -> str:
     for name, part in parts.items():
         made = made.replace(f"@{name}@", part, 1)
     return made
+
+
+def write_page(records: Mapping[Path, Records], file: Path) -> None:
+    """Raises OSError."""
+    atomic.write_text(file, page(records))
 
 
 def _text(name: str) -> str:

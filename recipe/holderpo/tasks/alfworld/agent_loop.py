@@ -58,6 +58,7 @@ class EpisodeHistory:
         self.request_id = uuid4().hex  # one for all turns: they go to the server that has the earlier ones cached
         self.turns: list[Turn] = []
         self.answers: list[tuple[str, Answer]] = []  # text, what was read in it
+        self.commands: list[list[str]] = []  # those that the room allowed before each answer
         self.won = False
         self.truncated = False  # no room for a further answer in the sample
         self.generate_seconds = 0.0
@@ -202,6 +203,7 @@ class AlfworldAgentLoop(AgentLoopBase):
         played.environment_seconds += time.perf_counter() - start
         played.turns.append(Turn(scene(before.text), answer.command or "(no command)"))
         played.answers.append((text, answer))
+        played.commands.append(list(before.admissible_commands))
         played.won = observation.won
         return observation
 
@@ -266,8 +268,14 @@ class AlfworldAgentLoop(AgentLoopBase):
             "won": played.won,
             "time": time.time(),
             "steps": [
-                {"saw": turn.observation, "answer": text, "command": answer.command, "admissible": answer.admissible}
-                for turn, (text, answer) in zip(played.turns, played.answers, strict=True)
+                {
+                    "saw": turn.observation,
+                    "commands": commands,
+                    "answer": text,
+                    "command": answer.command,
+                    "admissible": answer.admissible,
+                }
+                for turn, commands, (text, answer) in zip(played.turns, played.commands, played.answers, strict=True)
             ],
         }
         with (folder / f"{socket.gethostname()}-{os.getpid()}.jsonl").open("a") as file:
