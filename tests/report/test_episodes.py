@@ -65,7 +65,7 @@ def test_episodes_that_cannot_be_read_and_runs_without_any(make_run: Maker, caps
     assert [(one["run"], one["step"], len(one["rows"])) for one in data_of(whole, damaged, none)["episodes"]] == [
         ("a", 3, 1)
     ]
-    assert "b/transcripts is left out: KeyError" in capsys.readouterr().err
+    assert f"note: the episodes of {damaged} are left out: KeyError" in capsys.readouterr().err
 
 
 def test_mathematical_answers_have_what_was_read_and_why(make_run: Maker) -> None:

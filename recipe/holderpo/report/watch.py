@@ -3,11 +3,13 @@
 import hashlib
 import html
 import secrets
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 from recipe.holderpo.config.errors import ConfigError
 from recipe.holderpo.report.events import EVENTS_FILE
@@ -17,6 +19,13 @@ from recipe.holderpo.report.record import METRICS_FILE, read_run
 WATCHED = (METRICS_FILE, EVENTS_FILE, "config.yaml", "generations/*", "tokens/*", "transcripts/*/*")
 WAITING = """<!doctype html><html lang="en"><meta charset="utf-8"><meta http-equiv="refresh" content="3">
 <title>HölderPO: waiting</title><p>Waiting: {}</p></html>"""
+
+
+class Server(ThreadingHTTPServer):
+    def handle_error(self, *of: Any) -> None:
+        """A reader who goes before the answer is no error."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(*of)
 
 
 class Watch:
@@ -52,7 +61,7 @@ class Watch:
             return self._made[1]
 
 
-def server(watch: Watch, host: str = "127.0.0.1", port: int = 0) -> tuple[ThreadingHTTPServer, str]:
+def server(watch: Watch, host: str = "127.0.0.1", port: int = 0) -> tuple[Server, str]:
     """A server that is not serving yet, and the address of the page. A port of 0 is any that is free.
 
     Raises OSError where it cannot listen there."""
@@ -86,7 +95,7 @@ def server(watch: Watch, host: str = "127.0.0.1", port: int = 0) -> tuple[Thread
         def log_message(self, *_: object) -> None:
             """Nothing: a request has the secret in it."""
 
-    made = ThreadingHTTPServer((host, port), Handler)
+    made = Server((host, port), Handler)
     return made, f"http://{host}:{made.server_port}/{secret}/"
 
 

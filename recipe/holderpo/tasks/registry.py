@@ -37,6 +37,9 @@ class Task:
         rehearsal: keys -> values with which `rehearse=true` makes the task small.
         rehearsal_data: function(folder) -> keys and values of a little data of the task's, made in that folder; none where
             the real data is there.
+        episodes: function(run_dir) -> step and episodes of a run's last validation, for the report's page, each with `task`,
+            `kind`, `split`, `won` and `steps` of `saw`, `commands`, `answer`, `admissible`; None where it has none. It may
+            raise OSError, ValueError, KeyError or TypeError for what cannot be read.
     """
 
     data: Mapping[str, str] = field(default_factory=dict)
@@ -48,6 +51,7 @@ class Task:
     advantages: Mapping[str, str] = field(default_factory=dict)
     rehearsal: Mapping[str, Any] = field(default_factory=dict)
     rehearsal_data: str | None = None
+    episodes: str | None = None
 
 
 @cache

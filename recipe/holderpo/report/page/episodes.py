@@ -1,4 +1,4 @@
-"""The episodes of ALFWorld's validations that the page shows as dialogues."""
+"""The episodes of validations that the page shows as dialogues, of tasks that have some."""
 
 import json
 import sys
@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from recipe.holderpo.report.page.lines import shortened
-from recipe.holderpo.tasks.alfworld.report import TRANSCRIPTS, read_transcripts
-from recipe.holderpo.tasks.alfworld.task_types import TASKS
+from recipe.holderpo.tasks.registry import load, tasks
 
 BYTES = 1_500_000
 """Of all episodes, at most."""
@@ -19,32 +18,34 @@ Json = dict[str, Any]
 
 def episodes(runs: Mapping[str, Path]) -> list[Json]:
     """For each run that has some, of its last validation: {"run", "step", "all": how many there are, "rows": the first for
-    which there is room, those that were lost before those that were won}. What cannot be read is named on standard error."""
-    found, folders = [], {name: folder for name, folder in runs.items() if (folder / TRANSCRIPTS).is_dir()}
-    for name, folder in folders.items():
-        try:
-            step, last = max(read_transcripts(folder).items())
-            found.append({"run": name, "step": step, **_rows(last, BYTES // len(folders))})
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            print(f"note: {folder / TRANSCRIPTS} is left out: {type(error).__name__} {error}", file=sys.stderr)
+    which there is room}. What cannot be read is named on standard error."""
+    found = []
+    for task in tasks().values():
+        for name, folder in runs.items() if task.episodes else ():
+            try:
+                if (last := load(str(task.episodes))(folder)) is not None:
+                    found.append((name, last[0], [_row(episode) for episode in last[1]]))
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                print(f"note: the episodes of {folder} are left out: {type(error).__name__} {error}", file=sys.stderr)
+    return [
+        {"run": name, "step": step, "all": len(rows), "rows": _that_fit(rows, BYTES // len(found))}
+        for name, step, rows in found
+    ]
+
+
+def _that_fit(rows: list[Json], room: int) -> list[Json]:
+    found = []
+    for row in rows:
+        room -= len(json.dumps(row))
+        if room < 0:
+            break
+        found.append(row)
     return found
 
 
-def _rows(every: list[Json], room: int) -> Json:
-    rows = []
-    for episode in sorted(every, key=lambda one: bool(one["won"])):
-        made = {
-            "task": shortened(episode["task"], LONGEST),
-            "kind": TASKS.get(episode["task_type"], str(episode["task_type"])),
-            "split": str(episode["split"]),
-            "won": bool(episode["won"]),
-            "steps": [_step(step) for step in episode["steps"]],
-        }
-        room -= len(json.dumps(made))
-        if room < 0:
-            break
-        rows.append(made)
-    return {"all": len(every), "rows": rows}
+def _row(episode: Json) -> Json:
+    texts = {name: shortened(episode[name], LONGEST) for name in ("task", "kind", "split")}
+    return {**texts, "won": bool(episode["won"]), "steps": [_step(step) for step in episode["steps"]]}
 
 
 def _step(step: Json) -> Json:

@@ -19,5 +19,6 @@ TASK = Task(
         "alfworld.answer_tokens": "${data.max_response_length}",
     },
     rehearsal_data=f"{_HERE}.dataset:make_a_few",
+    episodes=f"{_HERE}.report:last_episodes",
     advantages={name: f"{_HERE}.advantage:{name}" for name in ("step_grpo", "gigpo")},
 )

@@ -40,6 +40,18 @@ def read_transcripts(run_dir: Path) -> dict[int, list[Transcript]]:
     return found
 
 
+def last_episodes(run_dir: Path) -> tuple[int, list[dict[str, Any]]] | None:
+    """`Task.episodes`: those that were lost before those that were won."""
+    if not (run_dir / TRANSCRIPTS).is_dir():
+        return None
+    step, episodes = max(read_transcripts(run_dir).items())
+    rows = [
+        {name: episode[name] for name in ("task", "split", "won", "steps")} | {"kind": TASKS[episode["task_type"]]}
+        for episode in sorted(episodes, key=lambda episode: bool(episode["won"]))
+    ]
+    return step, rows
+
+
 def success(episodes: Iterable[Transcript]) -> dict[str, Estimate]:
     """Success by task type, in the order of the paper's Table 3, and over all episodes, with standard errors over games."""
     by_game: dict[tuple[str, str], list[float]] = {}
