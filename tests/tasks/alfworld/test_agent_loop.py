@@ -289,7 +289,7 @@ def test_transcripts_and_their_table(
     assert line["steps"][1]["answer"] == WRONG[0] and line["steps"][1]["command"] is None
     before, refused, after = line["steps"][:3]
     assert refused["commands"] == after["commands"] != before["commands"], "what was not allowed has changed nothing"
-    assert before["command"] in before["commands"] and after["command"] in after["commands"]
+    assert before["command"] in before["commands"] and refused["command"] not in refused["commands"]
     # the validation was repeated by another process, whose file comes first by name: the later outcome counts
     again = line | {"time": line["time"] + 1000, "won": not line["won"]}
     file.with_name("0.jsonl").write_text(json.dumps(again) + '\n{"task": "put a mug')  # and was killed then
