@@ -32,9 +32,11 @@ def install() -> None:
     """Register HölderPO's pieces with verl, each at the moment when verl imports its registry."""
     import wrapt
 
+    from recipe.holderpo.fault_tolerance.shared_memory import mark_names
     from recipe.holderpo.fault_tolerance.stacks import write_stacks_on_signal
 
     write_stacks_on_signal()
+    mark_names()
 
     wrapt.when_imported("verl.trainer.ppo.core_algos")(_register_policy_loss)
     wrapt.when_imported("verl.trainer.ppo.core_algos")(_register_advantages)

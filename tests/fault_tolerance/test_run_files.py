@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from recipe.holderpo.config.errors import ConfigError
@@ -124,6 +125,44 @@ resource_tracker.unregister(memory._name, "shared_memory")  # as if it had been 
 print("shared", flush=True)
 time.sleep(60)
 """
+
+
+RING = """
+import sys
+from multiprocessing import shared_memory
+import recipe.holderpo.plugin
+ring = shared_memory.SharedMemory(create=True, size=64)
+print(ring.name, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_shared_memory_that_python_has_named_goes_with_the_run_that_made_it(base: Path, tmp_path: Path) -> None:
+    def ring() -> "subprocess.Popen[str]":
+        return subprocess.Popen([sys.executable, "-c", RING], stdin=-1, stdout=-1, text=True, env=dict(os.environ))
+
+    def name_of(process: "subprocess.Popen[str]") -> Path:
+        assert process.stdout is not None
+        return Path("/dev/shm") / process.stdout.readline().strip()
+
+    before = dict(os.environ)
+    with temporary_folder(tmp_path / "other"), ring() as others:
+        kept = name_of(others)
+        os.environ.update(before)
+        with temporary_folder(tmp_path), ring() as killed:
+            left = name_of(killed)
+            assert left.exists() and kept.exists() and left.name[:7] != kept.name[:7]
+            # with the tracker that would unlink it, and as Ray does
+            for process in [*psutil.Process(killed.pid).children(recursive=True), killed]:
+                process.kill()
+            killed.wait()
+            assert left.exists()
+        assert not left.exists() and kept.exists()
+        others.communicate("")
+    os.environ["TMPDIR"] = "/tmp"
+    with ring() as alone:
+        assert name_of(alone).name.startswith("psm_"), "what belongs to no run has Python's own names"
+        alone.communicate("")
 
 
 def test_lost_weights_go_and_another_runs_stay(base: Path, tmp_path: Path) -> None:

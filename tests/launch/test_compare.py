@@ -135,10 +135,25 @@ def test_the_table_has_a_row_for_each_run() -> None:
 
 
 def test_the_picture_has_a_line_for_each_value_that_a_run_has() -> None:
-    panels = {axes.get_title(): axes for axes in comparison_figure(RUNS).axes}
+    panels = {axes.get_title(): axes for axes in comparison_figure({name: [run] for name, run in RUNS.items()}).axes}
     assert _points(panels["Held-out accuracy, sampled"]) == {"signed": [(0, 0.2), (2, 0.7)]}
     assert _points(panels["Gradient norm before clipping"]) == {"signed": [(1, 0.5), (2, 1.5)], "grpo": [(1, 2.0)]}
     assert _points(panels["|p| x spread of log-ratios, last update"]) == {"signed": [(1, 0.5), (2, 0.3)]}
+
+
+def test_of_a_groups_runs_the_mean_is_drawn_with_its_interval() -> None:
+    runs = [
+        [{"step": float(step), "actor/entropy": value + step} for step in range(n)]
+        for value, n in ((1, 3), (2, 3), (4, 2))
+    ]
+    panel = next(axes for axes in comparison_figure({"p0": runs, "p1": runs[:2]}).axes if "entropy" in axes.get_title())
+    thick = {name: points for name, points in _points(panel).items() if not name.startswith("_")}
+    assert thick["p0 (mean of 3)"] == [(0, pytest.approx(7 / 3)), (1, pytest.approx(10 / 3))], "step 2 is not in all"
+    assert thick["p1 (mean of 2)"] == [(0, 1.5), (1, 2.5), (2, 3.5)] and len(panel.lines) == 2 + 3 + 2
+    (band,) = panel.collections  # two runs have none
+    half = 4.303 * np.std([1, 2, 4], ddof=1) / np.sqrt(3)
+    low, high = band.get_datalim(panel.transData).y0, band.get_datalim(panel.transData).y1
+    assert (low, high) == pytest.approx((7 / 3 - half, 10 / 3 + half), abs=1e-3)
 
 
 def _points(axes: Axes) -> dict[str, list[tuple[float, float]]]:

@@ -140,7 +140,7 @@ def test_a_picture_that_cannot_be_written_takes_no_table_with_it(
 
 def test_a_title_is_no_formula(tmp_path: Path) -> None:
     curves_figure(_records(1), r"$\frac{$").draw_without_rendering()
-    comparison_figure({"p0": _records(1)}, r"$\frac{$").draw_without_rendering()
+    comparison_figure({"p0": [_records(1)]}, r"$\frac{$").draw_without_rendering()
 
 
 def test_plot_curves_reads_the_file(tmp_path: Path) -> None:

@@ -126,6 +126,9 @@ def test_the_command_leaves_out_folders_that_are_no_runs(
     report.main()
     said = capsys.readouterr()
     assert f"{file}: 1 runs, " in said.out and f"note: left out: {tmp_path}/none has no metrics.jsonl" in said.err
+    monkeypatch.setattr(sys, "argv", ["report", str(run), "--png", f"{tmp_path}/all.png"])
+    report.main()
+    assert (tmp_path / "all.png").read_bytes().startswith(b"\x89PNG") and "all.png: 1 runs, " in capsys.readouterr().out
     for folders, output, error in (
         ([f"{tmp_path}/none"], file, "none of these folders has a record"),
         ([str(run)], tmp_path / "no" / "page.html", "page.html', which cannot be written: No such file"),

@@ -5,13 +5,12 @@ put into TMPDIR, and shared memory. What a killed driver has left is deleted whe
 import fcntl
 import hashlib
 import os
-import re
 import shutil
 import socket
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -19,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from recipe.holderpo.config.errors import ConfigError
+from recipe.holderpo.fault_tolerance.shared_memory import remove_shared_memory
 
 # A socket's path may have 107 characters, of which Ray and the folder's name take 92.
 LONGEST_BASE = 15
@@ -106,7 +106,7 @@ def temporary_folder(run_dir: Path, node: int = 0) -> Iterator[Path]:
     if run_dir.exists():  # and locked, so it has no other driver
         for left in base.glob(f"holderpo-{name}-*"):
             shutil.rmtree(left, ignore_errors=True)
-            remove_weights(left)
+            remove_shared_memory(left)
     folder = base / f"holderpo-{name}-{os.getpid()}"
     try:
         folder.mkdir(mode=0o700)
@@ -130,19 +130,4 @@ def temporary_folder(run_dir: Path, node: int = 0) -> Iterator[Path]:
     finally:
         if not keep:
             shutil.rmtree(folder, ignore_errors=True)
-        remove_weights(folder)
-
-
-def remove_weights(folder: Path) -> None:
-    """Unlink the shared memory through which verl sends weights to vLLM on a CPU, and which its killed owner has left,
-    unless a process of another run than that with this temporary folder uses it: one that can be seen from here, which
-    those of other containers that share /dev/shm cannot."""
-    used: set[str] = set()
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # gone meanwhile, or another user's
-            if f"TMPDIR={folder}".encode() not in (process / "environ").read_bytes().split(b"\0"):
-                used |= set(re.findall(r"/dev/shm/(verl_weights_\w+)", (process / "maps").read_text()))
-    for left in Path("/dev/shm").glob("verl_weights_*"):
-        if left.name not in used:
-            with suppress(OSError):  # another user's
-                left.unlink()
+        remove_shared_memory(folder)

@@ -135,7 +135,7 @@ def report(folder: Path, configs: dict[str, DictConfig]) -> None:
     from recipe.holderpo.report.comparison import comparison_table, plot_comparison
 
     finished = {arm: _records(config) for arm, config in configs.items() if is_finished(config)}
-    plot_comparison(finished, folder / "compare.png", title=folder.name)
+    plot_comparison({arm: [records] for arm, records in finished.items()}, folder / "compare.png", title=folder.name)
     print(comparison_table(finished))
     print(f"picture: {folder / 'compare.png'}", flush=True)
 

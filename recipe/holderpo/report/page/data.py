@@ -1,39 +1,26 @@
 """What the page shows of some runs, as values for JSON."""
 
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
-import yaml
-
-from recipe.holderpo.config.free_keys import FREE_KEYS, is_free
-from recipe.holderpo.config.values import leaves
 from recipe.holderpo.report.effect import LARGEST_CLIP_FRACTION, SMALLEST_EFFECT, reach
 from recipe.holderpo.report.events import Event, read_events
+from recipe.holderpo.report.groups import SEED, Records, as_text, differing_keys, group_names, settings_of
+from recipe.holderpo.report.interval import FEWEST, NORMAL, T, interval
 from recipe.holderpo.report.page.answers import answers
 from recipe.holderpo.report.page.episodes import episodes
 from recipe.holderpo.report.page.tokens import tokens
 from recipe.holderpo.report.record import accuracy
 
 Json = dict[str, Any]
-Records = list[dict[str, float]]
 
 DIGITS = 4
 """Significant ones of every number."""
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""The one in C where PyYAML was built with it: ten times as fast."""
-SEED = "seed"
-LENGTH = "trainer.total_training_steps"  # free when a run resumes, but another training
-SAME_TRAINING = (
-    *(key for keys in FREE_KEYS.values() for key in keys if key != LENGTH),
-    *("cache_dir", SEED, "*.seed", "*_seed"),
-)
-"""Keys in which the runs of one group may differ, as those of `FREE_KEYS`."""
 SAMPLED, GREEDY, REWARD, REACH = (
     "accuracy, sampled",
     "accuracy, greedy",
@@ -44,12 +31,6 @@ MARKS = {
     "guard/nonfinite_updates": "update skipped: not finite",
     "checkpoint/failed": "a checkpoint could not be saved",
 }
-NO_CONFIG = "no config.yaml"
-# 97.5 % quantiles of Student's t for 1, 2, ... degrees of freedom; beyond, the normal distribution's.
-T = (12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.16, 2.145, 2.131, 2.12, 2.11)
-NORMAL = 1.96
-FEWEST = 3
-"""Values of which there is an interval."""
 
 
 def page_data(records: Mapping[Path, Records]) -> Json:
@@ -59,16 +40,16 @@ def page_data(records: Mapping[Path, Records]) -> Json:
         records: of each run's folder, at least one.
     """
     folders = [*records]
-    names, configs = _names(folders), [_settings(folder) for folder in folders]
-    differing = _differing(configs)
-    groups = _groups(configs, differing)
+    names, configs = _names(folders), [settings_of(folder) for folder in folders]
+    differing = differing_keys(configs)
+    groups = group_names(configs, differing)
     runs = [
         _run(name, group, config, records[folder], read_events(folder))
         for name, group, config, folder in zip(names, groups, configs, folders, strict=True)
     ]
     return {
         "runs": runs,
-        "differences": {key: [_text(config.get(key)) for config in configs] for key in differing},
+        "differences": {key: [as_text(config.get(key)) for config in configs] for key in differing},
         "results": _results(runs, [config.get(SEED) for config in configs]),
         "answers": answers(dict(zip(names, folders, strict=True))),
         "episodes": episodes(dict(zip(names, folders, strict=True))),
@@ -126,54 +107,6 @@ def _names(folders: Sequence[Path]) -> list[str]:
     return [name if short.count(name) == 1 else str(folder) for name, folder in zip(short, folders, strict=True)]
 
 
-def _settings(run_dir: Path) -> Json:
-    """Full key -> value of a run's config, in which the run's own folder has no name; {} where there is none to be read."""
-    try:
-        config = yaml.load((run_dir / "config.yaml").read_text(), LOADER)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):
-        return {}
-    settings = dict(leaves(config)) if isinstance(config, dict) else {}
-    own = settings.get("run_dir")
-    return {key: _without(value, own) if isinstance(own, str) and own else value for key, value in settings.items()}
-
-
-def _without(value: Any, folder: str) -> Any:
-    if isinstance(value, list):
-        return [_without(one, folder) for one in value]
-    return f"...{value.removeprefix(folder)}" if isinstance(value, str) and value.startswith(folder) else value
-
-
-def _differing(configs: Sequence[Json]) -> list[str]:
-    """Keys in which trainings differ; runs without a config have none."""
-    known = [config for config in configs if config]
-    return [
-        key
-        for key in sorted({key for config in known for key in config})
-        if len({_text(config.get(key)) for config in known}) > 1 and not is_free(key, SAME_TRAINING)
-    ]
-
-
-def _groups(configs: Sequence[Json], differing: Sequence[str]) -> list[str]:
-    """The name of each run's group, whose trainings are the same: values of as few keys as tell the groups apart."""
-    named, tell = [""] * len(configs), 1
-    last = Counter(key.rsplit(".", 1)[-1] for key in differing)
-    for key in sorted(differing, key=lambda key: key != "algo_name"):
-        short = key.rsplit(".", 1)[-1]
-        shown = short if last[short] == 1 else key
-        finer = [f"{name}, {shown}={_text(config.get(key))}" for name, config in zip(named, configs, strict=True)]
-        groups = {name for name, config in zip(finer, configs, strict=True) if config}
-        if len(groups) > tell:
-            named, tell = finer, len(groups)
-    return [
-        name.removeprefix(", ") or "all runs" if config else NO_CONFIG
-        for name, config in zip(named, configs, strict=True)
-    ]
-
-
-def _text(value: Any) -> str:
-    return "" if value is None else value if isinstance(value, str) else json.dumps(value, default=str)
-
-
 def _rounded(value: float) -> float | str:
     """Four significant digits; JSON has no infinities, so they are words."""
     if not math.isfinite(value):
@@ -220,7 +153,6 @@ def _values(run: Json, measure: str) -> dict[int, float]:
 def _mean_and_interval(values: Sequence[float], name: str) -> Json:
     """Mean, and of three values or more the 95 % interval by Student's t."""
     found: Json = {name: _rounded(fmean(values))} if values else {}
-    if len(values) >= FEWEST:
-        half = (T[len(values) - 2] if len(values) - 2 < len(T) else NORMAL) * stdev(values) / math.sqrt(len(values))
-        found[f"{name}_interval"] = [_rounded(fmean(values) - half), _rounded(fmean(values) + half)]
+    if (ends := interval(values)) is not None:
+        found[f"{name}_interval"] = [*map(_rounded, ends)]
     return found
