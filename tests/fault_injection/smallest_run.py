@@ -45,7 +45,8 @@ def verls_own_command(overrides: Sequence[str], folder: Path) -> tuple[list[str]
     OmegaConf.save(compose_config([*overrides, f"run_dir={folder}/run"]), folder / "config.yaml")
     arguments = [
         "verl.trainer.main_ppo", f"--config-path={folder}", "--config-name=config", "trainer.logger=[file]",
-        "actor_rollout_ref.rollout.agent.default_agent_loop=single_turn_agent", "trainer.rollout_data_dir=null",
+        "actor_rollout_ref.rollout.agent.default_agent_loop=single_turn_agent",
+        "actor_rollout_ref.rollout.agent.agent_loop_manager_class=null", "trainer.rollout_data_dir=null",
         "trainer.resume_mode=disable", f"hydra.run.dir={folder}/hydra",
     ]  # fmt: skip
     variables = {

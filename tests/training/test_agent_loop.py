@@ -8,6 +8,7 @@ import pytest
 from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
 
 from recipe.holderpo.seeds import request_seed
+from recipe.holderpo.training import agent_loop
 from recipe.holderpo.training.agent_loop import HolderSingleTurnAgentLoop
 
 SAMPLING = {"temperature": 0.7, "top_p": 0.9, "top_k": 5, "logprobs": True}
@@ -54,3 +55,32 @@ def test_no_seed_unless_deterministic(params_of: Any) -> None:
 )
 def test_step_sample_and_prompt_change_the_seed(params_of: Any, change: dict[str, Any]) -> None:
     assert params_of(True, **change)["seed"] != params_of(True)["seed"]
+
+
+def test_a_prompt_is_tokenized_once_for_all_of_its_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[str]()
+
+    async def build(self: Any, messages: Any, **others: Any) -> list[int]:
+        asked.append(messages[0]["content"])
+        await asyncio.sleep(0.01)
+        return [len(messages[0]["content"])]
+
+    monkeypatch.setattr(SingleTurnAgentLoop, "__init__", lambda self: None)
+    monkeypatch.setattr(SingleTurnAgentLoop, "ct_build_initial_tokens", build)
+    monkeypatch.setattr(agent_loop, "PROMPTS_KEPT", 2)
+
+    async def run() -> list[Any]:
+        loop = HolderSingleTurnAgentLoop()
+
+        def tokens(text: str, **others: Any) -> Any:
+            return asyncio.create_task(loop.ct_build_initial_tokens([{"content": text}], mm_inputs_out={}, **others))
+
+        given_up, first, second, other = tokens("a"), tokens("a"), tokens("a"), tokens("bb")
+        await asyncio.sleep(0)
+        given_up.cancel()
+        (await first).append(0)  # whoever changes its own list changes no other
+        await tokens("ccc")  # and now "a" is forgotten
+        return [await second, await other, await tokens("bb"), await tokens("a"), await tokens("a", images=["x"])]
+
+    assert asyncio.run(run()) == [[1], [2], [2], [1], [1]]
+    assert asked == ["a", "bb", "ccc", "a", "a"]

@@ -1,6 +1,7 @@
 """One prompt, one answer, with two things that verl's own loop leaves out: greedy validation beside sampled, and a seed
 of its own for each request."""
 
+import asyncio
 from typing import Any
 
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput, register
@@ -8,6 +9,8 @@ from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentL
 
 from recipe.holderpo.report.finished import note_finished
 from recipe.holderpo.seeds import request_seed
+
+PROMPTS_KEPT = 1024
 
 
 @register("holder_single_turn")
@@ -18,6 +21,25 @@ class HolderSingleTurnAgentLoop(SingleTurnAgentLoop):
     the engine happens to serve beside it. Greedy rows too: vLLM's CPU sampler ignores all seeds of a batch in which one
     row has none, and it counts temperature 0 as such a row; the likeliest token alone (top_k=1) is the same text.
     """
+
+    SHARED = True
+    """One serves all samples of a process: what `run` knows of a sample is in its local variables."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._prompts: dict[str, asyncio.Task[list[int]]] = {}
+
+    async def ct_build_initial_tokens(self, messages: list[dict[str, Any]], **others: Any) -> list[int]:
+        """verl's, once for the samples of a prompt, which come one after another."""
+        if any(others.values()):
+            made: list[int] = await super().ct_build_initial_tokens(messages, **others)
+            return made
+        key = repr(messages)
+        if key not in self._prompts:
+            self._prompts[key] = asyncio.create_task(super().ct_build_initial_tokens(messages, **others))
+            if len(self._prompts) > PROMPTS_KEPT:
+                del self._prompts[next(iter(self._prompts))]
+        return [*await asyncio.shield(self._prompts[key])]
 
     async def run(self, sampling_params: dict[str, Any], priority: int = 0, **kwargs: Any) -> AgentLoopOutput:
         params = dict(sampling_params)

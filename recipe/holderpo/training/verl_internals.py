@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
+import hydra
 import transfer_queue.interface as _queue
 from ray.actor import ActorHandle
 from verl.trainer.main_ppo import TaskRunnerV1
@@ -106,6 +107,48 @@ def wrap_load(worker: Any, wrap: Callable[[Callable[..., None]], Callable[..., N
 def wrap_update(worker: Any, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
     """Replace the update on one mini-batch, which verl's worker calls for each of a step and whose metrics it averages."""
     worker.actor.train_batch = wrap(worker.actor.train_batch)
+
+
+def agent_loop_worker() -> type:
+    """verl decorates the worker of its agent loops with @ray.remote, and Ray's actor classes cannot be subclassed."""
+    from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopWorkerTQ
+
+    made: type = AgentLoopWorkerTQ.__ray_metadata__.modified_class
+    return made
+
+
+def agent_loop_class(name: str) -> type:
+    """A registered agent loop's. Raises KeyError for a name that is not registered."""
+    from verl.experimental.agent_loop import agent_loop
+
+    found: type = hydra.utils.get_class(agent_loop._agent_loop_registry[name]["_target_"])
+    return found
+
+
+def new_agent_loop(worker: Any, name: str) -> Any:
+    """An agent loop, as verl's worker makes one for each sample."""
+    from verl.experimental.agent_loop import agent_loop
+
+    return hydra.utils.instantiate(
+        agent_loop._agent_loop_registry[name],
+        trainer_config=agent_loop.DictConfigWrap(worker.config),
+        server_manager=worker.llm_client,
+        tokenizer=worker.tokenizer,
+        processor=worker.processor,
+        hf_model_type=worker.hf_model_type,
+        dataset_cls=worker.dataset_cls,
+        data_config=agent_loop.DictConfigWrap(worker.config.data),
+        tools=agent_loop.ToolListWrap(worker.tools),
+    )
+
+
+def put_samples_through(puts: Any) -> None:
+    """In this process, give `puts` what verl's agent loops put into the transfer queue: the fields of a sample as they are,
+    before a TensorDict is made of them. verl's worker calls both by names of its module."""
+    from verl.trainer.ppo.v1 import agent_loop_tq
+
+    agent_loop_tq.tq = puts
+    agent_loop_tq.list_of_dict_to_tensordict = list
 
 
 def data_parallel_size(trainer: "PPOTrainer") -> int:

@@ -1,0 +1,146 @@
+"""What is done together: results go to those who asked, an error to the one whose it is, and puts keep their order."""
+
+import asyncio
+import inspect
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from tensordict import TensorDict
+from verl.protocol import DataProto
+
+from recipe.holderpo.training import agent_loop_manager
+from recipe.holderpo.training.agent_loop_manager import REWARD_SECONDS, Puts, Samples, Together, rewards_together
+
+
+class Called:
+    """Doubles numbers, and notes what it was called with."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.calls = list[list[int]]()
+        self.seconds = seconds
+        self.at_once = self.most_at_once = 0
+
+    async def __call__(self, numbers: list[int]) -> list[int]:
+        self.calls.append(list(numbers))
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        await asyncio.sleep(self.seconds)
+        self.at_once -= 1
+        if -1 in numbers:
+            raise ValueError("minus one")
+        return [2 * number for number in numbers]
+
+
+def results(together: Together[int, int], waves: list[list[int]]) -> list[Any]:
+    """Of numbers that are handed in, those of a wave at the same moment, the next wave when the first call has begun."""
+
+    async def run() -> list[Any]:
+        tasks = []
+        for wave in waves:
+            tasks += [asyncio.create_task(together(number)) for number in wave]
+            await asyncio.sleep(0.02)
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    return asyncio.run(run())
+
+
+def test_one_call_at_a_time_takes_all_that_waits() -> None:
+    called = Called(seconds=0.05)
+    assert results(Together(called), [[1, 2, 3], [4], [5, 6]]) == [2, 4, 6, 8, 10, 12]
+    assert called.calls == [[1, 2, 3], [4, 5, 6]] and called.most_at_once == 1
+
+
+def test_calls_that_may_overlap_are_of_a_moment() -> None:
+    called = Called(seconds=0.2)
+    assert results(Together(called, seconds=0.005), [[1, 2], [3]]) == [2, 4, 6]
+    assert called.calls == [[1, 2], [3]] and called.most_at_once == 2
+
+
+@pytest.mark.parametrize("seconds", [None, 0.005])
+def test_an_error_is_of_the_one_whose_it_is(seconds: float | None) -> None:
+    called = Called()
+    first, wrong, last, later = results(Together(called, seconds), [[1, -1, 3], [4]])
+    assert (first, last, later) == (2, 6, 8) and isinstance(wrong, ValueError)
+    assert called.calls == [[1, -1, 3], [1], [-1], [3], [4]]
+
+
+def test_one_that_has_given_up_disturbs_nobody() -> None:
+    together = Together(Called(seconds=0.05))
+
+    async def run() -> list[Any]:
+        tasks = [asyncio.create_task(together(number)) for number in (1, 2, 3)]
+        await asyncio.sleep(0.01)
+        tasks[1].cancel()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    first, cancelled, last = asyncio.run(run())
+    assert (first, last) == (2, 6) and isinstance(cancelled, asyncio.CancelledError)
+
+
+def test_rewards_of_a_moment_are_one_call_of_the_worker() -> None:
+    asked = list[int]()
+
+    async def compute_score_batch(data: Samples) -> list[dict[str, float]]:
+        asked.append(len(data))  # as verl's worker takes a batch apart
+        return [{"reward_score": float(data[i : i + 1].batch["responses"].sum())} for i in range(len(data))]
+
+    worker = SimpleNamespace(compute_score_batch=SimpleNamespace(remote=compute_score_batch))
+    samples = [DataProto(batch=TensorDict({"responses": torch.ones(1, n)}, batch_size=1)) for n in (3, 5)]
+
+    async def run() -> list[Any]:
+        handle = rewards_together(worker)
+        return await asyncio.gather(*(handle.compute_score.remote(one) for one in samples))
+
+    assert asyncio.run(run()) == [{"reward_score": 3.0}, {"reward_score": 5.0}] and asked == [2]
+    assert 0 < REWARD_SECONDS < 0.05
+
+
+def test_samples_and_states_are_put_together_by_partition_and_fields(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A state that is put after a sample's put has ended comes after it."""
+    put = list[tuple[Any, ...]]()
+
+    async def kv_batch_put(*, keys: Any, partition_id: Any, tags: Any, fields: Any = None) -> None:
+        lengths = None if fields is None else [len(row) for row in fields["responses"].unbind()]
+        put.append((partition_id, keys, [tag["status"] for tag in tags], lengths))
+        await asyncio.sleep(0.01)
+
+    monkeypatch.setattr(agent_loop_manager, "tq", SimpleNamespace(async_kv_batch_put=kv_batch_put))
+    puts = Puts()
+
+    async def sample(key: str, length: int, partition: str = "train", **more: Any) -> None:
+        fields = {"responses": torch.ones(length), **more}
+        await puts.async_kv_batch_put(keys=[key], fields=[fields], tags=[{"status": "success"}], partition_id=partition)
+        await puts.async_kv_put(key=key[0], partition_id=partition, tag={"status": "finished"})
+
+    async def run() -> None:
+        await asyncio.gather(
+            sample("a_0", 2), sample("b_0", 3), sample("c_0", 4, partition="val"), sample("d_0", 5, x=1)
+        )
+
+    asyncio.run(run())
+    assert put[0] == ("train", ["a_0", "b_0"], ["success"] * 2, [2, 3])
+    assert put[1:3] == [("val", ["c_0"], ["success"], [4]), ("train", ["d_0"], ["success"], [5])]
+    assert put[3:] == [("train", ["a", "b", "d"], ["finished"] * 3, None), ("val", ["c"], ["finished"], None)]
+
+
+def test_verl_calls_both_by_the_names_that_are_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    from verl.trainer.ppo.v1 import agent_loop_tq
+
+    from recipe.holderpo.training.verl_internals import agent_loop_class, agent_loop_worker, put_samples_through
+
+    for name in ("tq", "list_of_dict_to_tensordict"):
+        monkeypatch.setattr(agent_loop_tq, name, getattr(agent_loop_tq, name))
+    put_samples_through("puts")
+    worker: Any = agent_loop_worker()
+    post, run_prompt = (
+        inspect.unwrap(method).__code__ for method in (worker._agent_loop_postprocess, worker._run_prompt)
+    )
+    assert agent_loop_tq.tq == "puts" and {"tq", "list_of_dict_to_tensordict"} <= {*post.co_names}
+    assert {"tq", "async_kv_put"} <= {*run_prompt.co_names}
+    import recipe.holderpo.training.agent_loop as ours
+
+    assert agent_loop_class("holder_single_turn") is ours.HolderSingleTurnAgentLoop
+    with pytest.raises(KeyError):
+        agent_loop_class("nobody's")
