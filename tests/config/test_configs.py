@@ -92,6 +92,7 @@ BAD = {
         "TORCH_COMPILE_DISABLE=1 is false",
     ],
     "actor_rollout_ref.rollout.enforce_eager=false": ["enforce_eager is false", "TORCH_COMPILE_DISABLE=1 is true"],
+    "env.TORCH_COMPILE_DISABLE=yes": ["env.TORCH_COMPILE_DISABLE is 'yes'", "allowed are 0 and 1"],
     "trainer.device=cuda": ["trainer.device", "cuda", "hardware=cpu"],
     "seed=-1": ["seed", "-1", "from 0"],
     "embedded_data=null data.train_files=/no/such.parquet": ["data.train_files", "/no/such.parquet", "existing files"],

@@ -337,8 +337,11 @@ def platform(config: DictConfig) -> Iterator[str]:
 
 
 def compiled(config: DictConfig) -> Iterator[str]:
+    off = config.env.get("TORCH_COMPILE_DISABLE")
+    if str(off) not in ("None", "0", "1"):
+        yield f"env.TORCH_COMPILE_DISABLE is {off!r}; allowed are 0 and 1"
     for key, value in NOT_COMPILED.items():
-        if str(config.env.get("TORCH_COMPILE_DISABLE")) == "1" and OmegaConf.select(config, key) is not value:
+        if str(off) == "1" and OmegaConf.select(config, key) is not value:
             yield f"{key} is {str(not value).lower()}; allowed with env.TORCH_COMPILE_DISABLE=1 is {str(value).lower()}"
 
 
