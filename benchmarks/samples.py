@@ -115,6 +115,7 @@ def main() -> None:
     )
     for workers, samples, tokens in product(arguments.workers, arguments.samples, arguments.tokens):
         overrides = [
+            "reward.custom_reward_function.path=pkg://recipe.holderpo.rewards.boxed",
             f"actor_rollout_ref.rollout.n={N}", f"actor_rollout_ref.rollout.agent.num_workers={workers}",
             "data.max_response_length=512", "actor_rollout_ref.rollout.max_model_len=1024", f"run_dir={folder}/run",
         ]  # fmt: skip

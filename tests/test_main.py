@@ -16,6 +16,7 @@ from recipe.holderpo.fault_tolerance.collapse import Collapsed, NotFinite
 from recipe.holderpo.fault_tolerance.command import COMMAND_VARIABLE, how_to_resume
 from recipe.holderpo.fault_tolerance.signals import Stopped
 from recipe.holderpo.fault_tolerance.stalls import Stalled
+from recipe.holderpo.report.events import note_event, read_events
 
 
 def config(tmp_path: Path, nodes: int = 1) -> DictConfig:
@@ -79,6 +80,21 @@ def test_ctrl_c_leaves_no_half_of_a_checkpoint(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(SystemExit):
         main.train_and_report(config(tmp_path), None)
     assert step_folders(tmp_path / "checkpoints") == [whole.parent] and (whole / "model.pt").exists()
+
+
+def test_a_run_that_begins_again_has_nothing_of_an_earlier_one_on_its_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check(*_: object) -> None:
+        assert [*read_events(tmp_path)] == [] and not (tmp_path / "tokens").exists()
+        raise Stopped("stopped")
+
+    note_event(tmp_path, 3, "resumed from step 3")
+    (tmp_path / "tokens").mkdir()
+    monkeypatch.setattr(restart, "with_restarts", check)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    with pytest.raises(SystemExit):
+        main.train_and_report(config(tmp_path), None)
 
 
 def test_another_error_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

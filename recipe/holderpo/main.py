@@ -35,7 +35,7 @@ from recipe.holderpo.fault_tolerance.signals import (
     interrupt_on_sigint,
 )
 from recipe.holderpo.fault_tolerance.stalls import Stalled, stall_checks
-from recipe.holderpo.report.events import note_event
+from recipe.holderpo.report.events import forget, note_event
 from recipe.holderpo.startup.server import ForkServer
 from recipe.holderpo.tasks.registry import make_embedded
 
@@ -87,7 +87,9 @@ def train_and_report(config: DictConfig, checkpoint: Checkpoint | None, server: 
     from recipe.holderpo.fault_tolerance.restart import lost_process, unwrapped, with_restarts
 
     run_dir = Path(config.run_dir)
-    if checkpoint is not None:
+    if checkpoint is None:
+        forget(run_dir)
+    else:
         note_event(run_dir, checkpoint.step, f"resumed from step {checkpoint.step}")
     stop = StopRequest(config.run_dir, config.stop_grace_s)
     try:
@@ -164,7 +166,12 @@ def report(config: DictConfig) -> None:
 
     run_dir = Path(config.run_dir)
     plot_curves(run_dir / "metrics.jsonl", run_dir / "curves.png", title=config.run)
-    write_page({run_dir: read_run(run_dir)}, run_dir / PAGE_FILE)
+    try:
+        write_page({run_dir: read_run(run_dir)}, run_dir / PAGE_FILE)
+    except Exception as error:  # the run is finished, whatever a page of it is worth
+        print(
+            f"note: {run_dir / PAGE_FILE} is not written: {type(error).__name__}: {error}", file=sys.stderr, flush=True
+        )
     print(final_table(run_dir))
 
 

@@ -187,7 +187,7 @@ def test_the_comparison_has_means_and_intervals_and_filters_groups(page_of_runs:
         result.all = means(); result.lines = traces().filter((t) => !t.name || !t.name.includes("stopped")).length;
         set("x", "seconds"); result.seconds = means()[1].x;
         const box = $("groups").querySelector("input");
-        box.checked = false; box.dispatchEvent(new Event("change"));
+        box.checked = false; box.dispatchEvent(new Event("input"));
         result.one = means();
         set("smoothing", "0.5");
         result.smoothed = $("smoothed").textContent; result.smooth = means()[0].y;

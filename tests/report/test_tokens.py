@@ -32,7 +32,8 @@ def test_of_the_steps_that_were_kept_the_first_the_middle_and_the_last_are_there
     make_run: Maker, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = make_run("a", more={"x": 1.0})
-    for step in (2, 10, 4, 8, 6):
+    (folder / "metrics.jsonl").write_text('{"step": 10, "time": 0.0}\n')
+    for step in (2, 10, 4, 8, 6, 12):  # it went back from a later one
         keep(folder, step, [sample("g", number) for number in range(3)])
     wrong = (
         {"tokens": [1, 2, 3]},
@@ -58,7 +59,7 @@ def test_of_the_steps_that_were_kept_the_first_the_middle_and_the_last_are_there
 def test_the_weights_of_tokens_follow_p(make_run: Maker, tmp_path: Path) -> None:
     folder = make_run("a")
     keep(folder, 1, [sample("g", 0)])
-    keep(folder, 3, [sample("g", 0), sample("g", 1, advantage=-1.0), sample("h", 0, p=None)])
+    keep(folder, 2, [sample("g", 0), sample("g", 1, advantage=-1.0), sample("h", 0, p=None)])
     seen = in_browser(
         page({folder: read_run(folder)}),
         tmp_path,
@@ -81,7 +82,7 @@ def test_the_weights_of_tokens_follow_p(make_run: Maker, tmp_path: Path) -> None
         """,
     )
     assert seen["errors"] == [] and "planted" not in seen
-    assert seen["text"] == f"{PLANTED} bc" and seen["prompt"] == PLANTED and seen["step"] == "3"
+    assert seen["text"] == f"{PLANTED} bc" and seen["prompt"] == PLANTED and seen["step"] == "2"
 
     def shade(p: float) -> list[float]:
         weight = 1 / (1 + math.exp(-p))  # of two tokens whose log-ratios are 1 apart

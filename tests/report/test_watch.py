@@ -82,6 +82,21 @@ def test_a_run_without_a_record_is_waited_for(make_run: Maker, tmp_path: Path) -
     assert "HölderPO: runs" in watch.page()
 
 
+def test_what_goes_wrong_while_a_page_is_made_is_said(make_run: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the reader asks again."""
+    folder = make_run("a")
+    watch = Watch([folder])
+    monkeypatch.setattr(watch, "page", lambda: 1 / 0)
+    with served(watch) as address:
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(address)
+        assert refused.value.code == 503 and b"division by zero" in refused.value.read()
+        get(address + "version")
+    (folder / "tokens").mkdir()
+    (folder / "tokens" / "gone.jsonl").symlink_to("nowhere")  # as of a file that is renamed meanwhile
+    assert watch.version()
+
+
 def test_a_browser_follows_the_run_and_keeps_what_was_chosen(make_run: Maker) -> None:
     folder, asked = make_run("a"), list[str]()
 

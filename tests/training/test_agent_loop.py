@@ -84,3 +84,24 @@ def test_a_prompt_is_tokenized_once_for_all_of_its_samples(monkeypatch: pytest.M
 
     assert asyncio.run(run()) == [[1], [2], [2], [1], [1]]
     assert asked == ["a", "bb", "ccc", "a", "a"]
+
+
+def test_a_prompt_whose_tokens_could_not_be_made_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    fails = [True, False]
+
+    async def build(self: Any, messages: Any, **others: Any) -> list[int]:
+        if fails.pop(0):
+            raise MemoryError
+        return [1]
+
+    monkeypatch.setattr(SingleTurnAgentLoop, "__init__", lambda self: None)
+    monkeypatch.setattr(SingleTurnAgentLoop, "ct_build_initial_tokens", build)
+
+    async def run() -> list[int]:
+        loop = HolderSingleTurnAgentLoop()
+        with pytest.raises(MemoryError):
+            await loop.ct_build_initial_tokens([{"content": "a"}])
+        await asyncio.sleep(0)
+        return await loop.ct_build_initial_tokens([{"content": "a"}])
+
+    assert asyncio.run(run()) == [1]

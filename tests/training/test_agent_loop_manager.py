@@ -11,7 +11,8 @@ from tensordict import TensorDict
 from verl.protocol import DataProto
 
 from recipe.holderpo.training import agent_loop_manager
-from recipe.holderpo.training.agent_loop_manager import REWARD_SECONDS, Puts, Samples, Together, rewards_together
+from recipe.holderpo.training.agent_loop_manager import REWARD_SECONDS, Puts, Together, rewards_together
+from recipe.holderpo.training.samples import Samples
 
 
 class Called:
@@ -109,26 +110,57 @@ def test_samples_and_states_are_put_together_by_partition_and_fields(monkeypatch
     monkeypatch.setattr(agent_loop_manager, "tq", SimpleNamespace(async_kv_batch_put=kv_batch_put))
     puts = Puts()
 
-    async def sample(key: str, length: int, partition: str = "train", **more: Any) -> None:
-        fields = {"responses": torch.ones(length), **more}
-        await puts.async_kv_batch_put(keys=[key], fields=[fields], tags=[{"status": "success"}], partition_id=partition)
-        await puts.async_kv_put(key=key[0], partition_id=partition, tag={"status": "finished"})
+    async def episode(keys: list[str], length: int, partition: str = "train", **more: Any) -> None:
+        fields = [{"responses": torch.ones(length), **more} for _ in keys]
+        tags = [{"status": "success"} for _ in keys]
+        await puts.async_kv_batch_put(keys=keys, fields=fields, tags=tags, partition_id=partition)
+        await puts.async_kv_put(key=keys[0][0], partition_id=partition, tag={"status": "finished"})
 
     async def run() -> None:
         await asyncio.gather(
-            sample("a_0", 2), sample("b_0", 3), sample("c_0", 4, partition="val"), sample("d_0", 5, x=1)
-        )
+            episode(["a_0", "a_1"], 2), episode(["b_0"], 3), episode(["c_0"], 4, partition="val"), episode(["d_0"], 5, x=1),
+            *(episode([f"{name}_0"], n, position_ids=torch.ones(4, n)) for name, n in (("e", 2), ("f", 3))),
+        )  # fmt: skip
 
     asyncio.run(run())
-    assert put[0] == ("train", ["a_0", "b_0"], ["success"] * 2, [2, 3])
+    assert put[0] == ("train", ["a_0", "a_1", "b_0"], ["success"] * 3, [2, 2, 3])
     assert put[1:3] == [("val", ["c_0"], ["success"], [4]), ("train", ["d_0"], ["success"], [5])]
-    assert put[3:] == [("train", ["a", "b", "d"], ["finished"] * 3, None), ("val", ["c"], ["finished"], None)]
+    assert put[3:5] == [("train", ["e_0"], ["success"], [2]), ("train", ["f_0"], ["success"], [3])], (
+        "(4, L): each alone"
+    )
+    assert put[5:] == [("train", ["a", "b", "d", "e", "f"], ["finished"] * 5, None), ("val", ["c"], ["finished"], None)]
+
+
+def test_an_episode_that_cannot_be_put_has_no_sample_put_after_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """verl then clears its group from the queue."""
+    put = list[list[str]]()
+
+    async def kv_batch_put(*, keys: list[str], **_: Any) -> None:
+        await asyncio.sleep(0.01 * len(keys))
+        if "a_1" in keys:
+            raise ConnectionError("the queue")
+        put.append(keys)
+
+    monkeypatch.setattr(agent_loop_manager, "tq", SimpleNamespace(async_kv_batch_put=kv_batch_put))
+
+    async def episode(puts: Puts, name: str) -> None:
+        keys = [f"{name}_{number}" for number in range(3)]
+        fields: list[dict[str, Any]] = [{"responses": torch.ones(2)} for _ in keys]
+        await puts.async_kv_batch_put(keys=keys, fields=fields, tags=[{}] * 3, partition_id="train")
+
+    async def run() -> list[Any]:
+        puts = Puts()
+        return [*await asyncio.gather(episode(puts, "a"), episode(puts, "b"), return_exceptions=True)]
+
+    wrong, right = asyncio.run(run())
+    assert isinstance(wrong, ConnectionError) and right is None
+    assert put == [["b_0", "b_1", "b_2"]], "all of the other episode, and nothing of this one"
 
 
 def test_verl_calls_both_by_the_names_that_are_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     from verl.trainer.ppo.v1 import agent_loop_tq
 
-    from recipe.holderpo.training.verl_internals import agent_loop_class, agent_loop_worker, put_samples_through
+    from recipe.holderpo.training.verl_internals import agent_loop_target, agent_loop_worker, put_samples_through
 
     for name in ("tq", "list_of_dict_to_tensordict"):
         monkeypatch.setattr(agent_loop_tq, name, getattr(agent_loop_tq, name))
@@ -141,6 +173,6 @@ def test_verl_calls_both_by_the_names_that_are_replaced(monkeypatch: pytest.Monk
     assert {"tq", "async_kv_put"} <= {*run_prompt.co_names}
     import recipe.holderpo.training.agent_loop as ours
 
-    assert agent_loop_class("holder_single_turn") is ours.HolderSingleTurnAgentLoop
+    assert agent_loop_target("holder_single_turn") is ours.HolderSingleTurnAgentLoop
     with pytest.raises(KeyError):
-        agent_loop_class("nobody's")
+        agent_loop_target("nobody's")

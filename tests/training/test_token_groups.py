@@ -61,6 +61,22 @@ def test_groups_with_a_signal_come_first_and_padding_is_never_kept(batch: KVBatc
     assert keys_to_keep(batch, 100, 8) == sorted(set(KEYS) - {"b_2_0"})
 
 
+def test_of_an_episode_that_is_several_samples_the_last_one_is_kept(
+    batch: KVBatchMeta, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of ALFWorld: the rewards of earlier steps do not count, and steps are numbers, not texts."""
+    keys = [f"a_{episode}_{step}" for episode in (0, 1, 10, 2) for step in range(11)] + ["b_0_0", "b_1_0"]
+    rewards = [float(key.startswith("a") and key.endswith("_3")) for key in keys[:-1]] + [1.0]
+
+    def get(keys: list[str], partition_id: str, select_fields: list[str]) -> TensorDict:
+        return TensorDict({"rm_scores": nested([[reward] for reward in rewards])}, batch_size=[len(keys)])
+
+    monkeypatch.setattr(token_groups, "tq", SimpleNamespace(kv_batch_get=get))
+    steps = KVBatchMeta(keys=keys, tags=[{} for _ in keys], partition_id="train")
+    assert keys_to_keep(steps, 1, 8) == ["b_0_0", "b_1_0"], "the only group whose episodes end differently"
+    assert keys_to_keep(steps, 2, 3)[2:] == ["a_0_10", "a_1_10", "a_2_10"]
+
+
 def test_a_line_has_the_numbers_of_its_sample(batch: KVBatchMeta) -> None:
     tokenizer = SimpleNamespace(decode=lambda ids: "".join(chr(int(one)) for one in ids))
     first, second = token_lines(["a_0_0", "a_1_0"], "train", tokenizer, SignedP(2.0, -math.inf), 0.2, 0.2)

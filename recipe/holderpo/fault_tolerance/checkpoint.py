@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ FORMAT = 2
 PREFIX = "global_step_"
 HASH_THREADS = 8  # hashing releases the GIL
 ENDING_SECONDS, POLL_SECONDS = 10.0, 0.1
+DELETED = ".deleted"
 
 Entry = dict[str, Any]
 """A file in a manifest: {"bytes", "sha256"}."""
@@ -151,10 +153,15 @@ def prune(root: Path, newest: int, keep: int) -> None:
 def delete_unfinished(root: Path) -> None:
     """Delete what saves that were interrupted have left. Where it cannot be, the next save or start does.
 
-    What wrote it may have been ended a moment ago, and not be gone yet."""
+    What wrote it may have been ended a moment ago, and not be gone yet: it gets another name first, so that it can no longer
+    become a checkpoint."""
     for folder in step_folders(root):
+        if not committed(folder):
+            with suppress(OSError):
+                folder.rename(folder.with_name(folder.name + DELETED))
+    for folder in root.glob(f"{PREFIX}*{DELETED}"):
         end = time.monotonic() + ENDING_SECONDS
-        while not committed(folder) and folder.exists() and time.monotonic() < end:
+        while folder.exists() and time.monotonic() < end:
             shutil.rmtree(folder, ignore_errors=True)
             time.sleep(POLL_SECONDS * folder.exists())
 

@@ -31,27 +31,18 @@ def _mark(temporary_folder: Path) -> str | None:
 
 
 def remove_shared_memory(folder: Path) -> None:
-    """Delete what processes of the run with this temporary folder, which has ended, have left."""
-    if (mark := _mark(folder)) is not None:
-        for left in SHM.glob(f"{mark}*"):
-            _unlink(left)
-    _remove_weights(folder)
+    """Delete what processes of the run with this temporary folder, which has ended, have left: also the memory through which
+    verl sends weights to vLLM on a CPU, whose names have no mark.
 
-
-def _unlink(file: Path) -> None:
-    with suppress(OSError):  # another user's, or gone
-        file.unlink()
-
-
-def _remove_weights(folder: Path) -> None:
-    """Unlink the shared memory through which verl sends weights to vLLM on a CPU, and which its killed owner has left,
-    unless a process of another run than that with this temporary folder uses it: one that can be seen from here, which
-    those of other containers that share /dev/shm cannot."""
+    What a process of another run uses stays: one that can be seen from here, which those of other containers that share
+    /dev/shm cannot."""
+    left = [*SHM.glob("verl_weights_*"), *(SHM.glob(f"{mark}*") if (mark := _mark(folder)) is not None else ())]
     used: set[str] = set()
-    for process in Path("/proc").glob("[0-9]*"):
+    for process in Path("/proc").glob("[0-9]*") if left else ():
         with suppress(OSError):  # gone meanwhile, or another user's
             if f"TMPDIR={folder}".encode() not in (process / "environ").read_bytes().split(b"\0"):
-                used |= set(re.findall(r"/dev/shm/(verl_weights_\w+)", (process / "maps").read_text()))
-    for left in SHM.glob("verl_weights_*"):
-        if left.name not in used:
-            _unlink(left)
+                used |= set(re.findall(r"/dev/shm/(\w+)", (process / "maps").read_text()))
+    for file in left:
+        if file.name not in used:
+            with suppress(OSError):  # another user's
+                file.unlink()

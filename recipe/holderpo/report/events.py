@@ -1,6 +1,7 @@
 """What happened to a run beside its steps: where it stopped, resumed, and restarted by itself, and why."""
 
 import json
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import NamedTuple
 
 from recipe.holderpo import atomic
 
-EVENTS_FILE = "events.jsonl"
+EVENTS_FILE, TOKENS = "events.jsonl", "tokens"
 
 
 class Event(NamedTuple):
@@ -24,6 +25,12 @@ def note_event(run_dir: Path, step: int, text: str) -> None:
             lines.write(json.dumps({"time": time.time(), "step": step, "text": text}) + "\n")
     except OSError as error:
         print(f"note: {run_dir / EVENTS_FILE} cannot be written: {error.strerror}", file=sys.stderr, flush=True)
+
+
+def forget(run_dir: Path) -> None:
+    """Delete what an earlier training in this folder has left for its page: the run begins again."""
+    (run_dir / EVENTS_FILE).unlink(missing_ok=True)
+    shutil.rmtree(run_dir / TOKENS, ignore_errors=True)
 
 
 def read_events(run_dir: Path) -> list[Event]:

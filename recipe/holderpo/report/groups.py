@@ -30,8 +30,8 @@ def grouped(records: Mapping[Path, Records]) -> dict[str, list[Records]]:
     """The runs of each group, by its name."""
     configs = [settings_of(folder) for folder in records]
     found: dict[str, list[Records]] = {}
-    for name, run in zip(group_names(configs, differing_keys(configs)), records.values(), strict=True):
-        found.setdefault(name, []).append(run)
+    for name, (folder, run) in zip(group_names(configs, differing_keys(configs)), records.items(), strict=True):
+        found.setdefault(f"{folder.name} ({name})" if name == NO_CONFIG else name, []).append(run)
     return found
 
 

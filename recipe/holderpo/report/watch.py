@@ -6,6 +6,7 @@ import secrets
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -40,8 +41,9 @@ class Watch:
         """Another one when a file that the page shows has changed."""
         found = hashlib.sha256()
         for file in sorted(file for run in self.run_dirs for pattern in WATCHED for file in run.glob(pattern)):
-            status = file.stat()
-            found.update(f"{file} {status.st_size} {status.st_mtime_ns}\n".encode())
+            with suppress(FileNotFoundError):  # written under another name first
+                status = file.stat()
+                found.update(f"{file} {status.st_size} {status.st_mtime_ns}\n".encode())
         return found.hexdigest()
 
     def page(self) -> str:
@@ -79,8 +81,12 @@ def server(watch: Watch, host: str = "127.0.0.1", port: int = 0) -> tuple[Server
                 self.send_error(HTTPStatus.NOT_FOUND)
                 return
             kind, make = found
-            body = make().encode()
-            self.send_response(HTTPStatus.OK)
+            status = HTTPStatus.OK
+            try:
+                body = make().encode()
+            except Exception as error:  # of a run that is being written; the reader asks again
+                status, body = HTTPStatus.SERVICE_UNAVAILABLE, WAITING.format(html.escape(str(error))).encode()
+            self.send_response(status)
             for name, value in {
                 "Content-Type": f"{kind}; charset=utf-8",
                 "Content-Length": str(len(body)),

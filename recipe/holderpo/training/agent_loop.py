@@ -37,9 +37,14 @@ class HolderSingleTurnAgentLoop(SingleTurnAgentLoop):
         key = repr(messages)
         if key not in self._prompts:
             self._prompts[key] = asyncio.create_task(super().ct_build_initial_tokens(messages, **others))
+            self._prompts[key].add_done_callback(lambda task: self._forget_failed(key, task))
             if len(self._prompts) > PROMPTS_KEPT:
                 del self._prompts[next(iter(self._prompts))]
         return [*await asyncio.shield(self._prompts[key])]
+
+    def _forget_failed(self, key: str, task: "asyncio.Task[list[int]]") -> None:
+        if (task.cancelled() or task.exception() is not None) and self._prompts.get(key) is task:
+            del self._prompts[key]
 
     async def run(self, sampling_params: dict[str, Any], priority: int = 0, **kwargs: Any) -> AgentLoopOutput:
         params = dict(sampling_params)

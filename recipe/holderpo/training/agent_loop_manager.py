@@ -8,6 +8,7 @@ order the queue hears of samples and of their prompt, is as with verl: a prompt 
 import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import chain
 from types import SimpleNamespace
 from typing import Any, Generic, TypeVar
 
@@ -18,19 +19,25 @@ from verl.trainer.ppo.v1 import AgentLoopManagerTQ
 from verl.utils.rollout_trace import rollout_trace_attr
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
+from recipe.holderpo.training.samples import Samples
 from recipe.holderpo.training.verl_internals import (
-    agent_loop_class,
+    agent_loop_target,
     agent_loop_worker,
     new_agent_loop,
     put_samples_through,
 )
 
+Episode = tuple[str, list[str], list[dict[str, Any]], list[dict[str, Any]]]
+"""Partition; key, fields and tag of each of its samples."""
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 # Rewards that are asked for within so many seconds are one call. A slow reward holds up those of its call, and no other.
 REWARD_SECONDS = 0.005
+# Reward functions of this package, which may be asked again where one of a call has failed. A user's own, which may ask a
+# judge that is paid, is asked for each sample by itself, as verl does.
+OWN = "pkg://recipe.holderpo."
 
 
 class Together(Generic[Item, Result]):
@@ -87,19 +94,6 @@ class Together(Generic[Item, Result]):
                 future.set_result(result)
 
 
-class Samples:
-    """Samples for `RewardLoopWorker.compute_score_batch`, which takes its batch apart by slices of one."""
-
-    def __init__(self, samples: list[DataProto]) -> None:
-        self.samples = samples
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, one: slice) -> DataProto:
-        return self.samples[one.start]
-
-
 def rewards_together(worker: Any) -> Any:
     """In the place of a reward worker's handle: `compute_score.remote` of a sample."""
 
@@ -114,7 +108,7 @@ class Puts:
     """In the place of the transfer queue's module, where agent loops put samples and what has become of prompts."""
 
     def __init__(self) -> None:
-        self._samples = Together(self._put_samples)
+        self._episodes = Together(self._put_episodes)
         self._states = Together(self._put_states)
 
     async def async_kv_put(self, *, key: str, partition_id: str, tag: dict[str, Any]) -> None:
@@ -123,7 +117,8 @@ class Puts:
     async def async_kv_batch_put(
         self, *, keys: list[str], fields: list[dict[str, Any]], tags: list[dict[str, Any]], partition_id: str
     ) -> None:
-        await asyncio.gather(*(self._samples((partition_id, *one)) for one in zip(keys, fields, tags, strict=True)))
+        """The samples of an episode."""
+        await self._episodes((partition_id, keys, fields, tags))
 
     async def _put_states(self, states: list[tuple[str, str, dict[str, Any]]]) -> Sequence[None]:
         partitions = defaultdict(list)
@@ -134,23 +129,25 @@ class Puts:
             await tq.async_kv_batch_put(keys=[*keys], tags=[*tags], partition_id=partition)
         return [None] * len(states)
 
-    async def _put_samples(self, samples: list[tuple[str, str, dict[str, Any], dict[str, Any]]]) -> Sequence[None]:
-        """A put for each set of fields, which is one in most runs."""
+    async def _put_episodes(self, episodes: list[Episode]) -> Sequence[None]:
+        """A put for each set of fields, which is one in most runs. An episode's samples have one."""
         groups = defaultdict(list)
-        for partition, key, fields, tag in samples:
-            groups[partition, frozenset(fields)].append((key, fields, tag))
-        for (partition, _), rows in groups.items():
-            keys, fields, tags = zip(*rows, strict=True)
-            columns = list_of_dict_to_tensordict([*fields])
-            await tq.async_kv_batch_put(keys=[*keys], fields=columns, tags=[*tags], partition_id=partition)
-        return [None] * len(samples)
+        for partition, keys, fields, tags in episodes:
+            positions = getattr(fields[0].get("position_ids"), "shape", ())
+            of_one_length = positions if len(positions) > 1 else ()  # with images: no nested tensor has these
+            groups[partition, frozenset(fields[0]), of_one_length].append((keys, fields, tags))
+        for (partition, *_), rows in groups.items():
+            keys, fields, tags = ([*chain.from_iterable(column)] for column in zip(*rows, strict=True))
+            columns = list_of_dict_to_tensordict(fields)
+            await tq.async_kv_batch_put(keys=keys, fields=columns, tags=tags, partition_id=partition)
+        return [None] * len(episodes)
 
 
 class AgentLoopWorker(agent_loop_worker()):  # type: ignore[misc]
     def __init__(
         self, config: Any, llm_client: Any, teacher_client: Any = None, reward_loop_worker_handles: Any = None
     ) -> None:
-        if reward_loop_worker_handles is not None:
+        if reward_loop_worker_handles is not None and str(config.reward.custom_reward_function.path).startswith(OWN):
             reward_loop_worker_handles = [rewards_together(worker) for worker in reward_loop_worker_handles]
         super().__init__(config, llm_client, teacher_client, reward_loop_worker_handles)
         put_samples_through(Puts())
@@ -160,7 +157,9 @@ class AgentLoopWorker(agent_loop_worker()):  # type: ignore[misc]
         self, sampling_params: dict[str, Any], trajectory: dict[str, Any], *, agent_name: str, **kwargs: Any
     ) -> None:
         """verl's, with one agent loop for all samples where its class allows it by `SHARED`."""
-        if not getattr(agent_loop_class(agent_name), "SHARED", False):
+        if not vars(agent_loop_target(agent_name)).get(
+            "SHARED", False
+        ):  # not of a base class: a subclass may hold something
             await super()._run_agent_loop(sampling_params, trajectory, agent_name=agent_name, **kwargs)
             return
         if agent_name not in self._loops:

@@ -16,14 +16,13 @@ from verl.workers.utils.padding import response_from_nested
 
 from holderpo_core import Order, response_p
 from recipe.holderpo import atomic
+from recipe.holderpo.report.events import TOKENS
 from recipe.holderpo.training.metrics import group_of
 from recipe.holderpo.training.verl_internals import data_parallel_size, log_probs_of
 
 if TYPE_CHECKING:
     from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 
-TOKENS = "tokens"
-"""Folder in the run's, with a file STEP.jsonl for each step."""
 FIELDS = ("prompts", "responses", "response_mask", "old_log_probs", "log_probs", "advantages", "rm_scores")
 logger = logging.getLogger(__name__)
 LOG_RATIO_DIGITS, LOG_PROB_DECIMALS = 6, 4
@@ -89,15 +88,19 @@ def token_lines(
 
 
 def keys_to_keep(batch: KVBatchMeta, groups: int, samples: int) -> list[str]:
-    """Samples of the first groups whose rewards differ, and then of the others; of each group at most `samples`."""
+    """Samples of the first groups whose rewards differ, and then of the others; of each group at most `samples`, and of an
+    episode that is several the last one."""
     scores = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["rm_scores"])["rm_scores"]
-    found: dict[str, list[tuple[str, float]]] = {}
+    last: dict[str, dict[int, tuple[int, str, float]]] = {}  # group -> episode -> its last sample so far
     for row, (key, tag) in enumerate(zip(batch.keys, batch.tags, strict=True)):
         if not tag.get("is_padding", False):
-            found.setdefault(group_of(key), []).append((key, float(scores[row].sum())))
-    differ = {group: len({reward for _, reward in rows}) > 1 for group, rows in found.items()}
-    chosen = sorted(sorted(found), key=lambda group: not differ[group])[:groups]
-    return [key for group in chosen for key, _ in sorted(found[group])[:samples]]
+            prompt, episode, number = key.rsplit("_", 2)
+            found = last.setdefault(prompt, {}).get(int(episode))
+            if found is None or int(number) > found[0]:
+                last[prompt][int(episode)] = int(number), key, float(scores[row].sum())
+    differ = {group: len({reward for *_, reward in episodes.values()}) > 1 for group, episodes in last.items()}
+    chosen = sorted(sorted(last), key=lambda group: not differ[group])[:groups]
+    return [last[group][episode][1] for group in chosen for episode in sorted(last[group])[:samples]]
 
 
 def texts_of(ids: Sequence[int], decode: Callable[[Sequence[int]], str]) -> list[str]:

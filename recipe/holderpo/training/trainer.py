@@ -141,8 +141,8 @@ class HolderTrainerMixin(PPOTrainer):
         self._finish_save()
         try:
             publish(Path(self.config.run_dir), self.logger.logger, self.global_steps)
-        except OSError as error:  # all that was trained is saved
-            logger.error("the report was not given to the trackers: %s", error)
+        except Exception as error:  # whatever a tracker raises: all that was trained is saved
+            logger.error("the report was not given to the trackers: %s: %s", type(error).__name__, error)
 
     def _fit(self, agent_loop_manager: Any) -> None:
         try:

@@ -117,12 +117,11 @@ def agent_loop_worker() -> type:
     return made
 
 
-def agent_loop_class(name: str) -> type:
-    """A registered agent loop's. Raises KeyError for a name that is not registered."""
+def agent_loop_target(name: str) -> Any:
+    """What makes a registered agent loop: a class, or a function. Raises KeyError for a name that is not registered."""
     from verl.experimental.agent_loop import agent_loop
 
-    found: type = hydra.utils.get_class(agent_loop._agent_loop_registry[name]["_target_"])
-    return found
+    return hydra.utils.get_object(agent_loop._agent_loop_registry[name]["_target_"])
 
 
 def new_agent_loop(worker: Any, name: str) -> Any:

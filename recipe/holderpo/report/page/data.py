@@ -54,7 +54,10 @@ def page_data(records: Mapping[Path, Records]) -> Json:
         "answers": answers(dict(zip(names, folders, strict=True))),
         "episodes": episodes(dict(zip(names, folders, strict=True))),
         "tokens": tokens(
-            {name: (folder, config) for name, folder, config in zip(names, folders, configs, strict=True)}
+            {
+                name: (folder, config, records[folder][-1]["step"])
+                for name, folder, config in zip(names, folders, configs, strict=True)
+            }
         ),
         "no_effect_below": SMALLEST_EFFECT,
         "clips_too_much_above": LARGEST_CLIP_FRACTION,

@@ -94,9 +94,9 @@ function main(data) {
     if (metrics.includes(first)) $("metric").value = first;
   for (const group of groups) {
     const label = $("groups").appendChild(element("label")), box = label.appendChild(element("input")), key = element("span", "", "key");
-    box.type = "checkbox"; box.checked = true; key.style.borderTopColor = color(group); key.style.borderTopStyle = BORDERS[dashed(group)];
+    box.type = "checkbox"; box.checked = true; box.id = `group ${group}`; key.style.borderTopColor = color(group); key.style.borderTopStyle = BORDERS[dashed(group)];
     label.append(key, group);
-    box.onchange = () => { box.checked ? shown.add(group) : shown.delete(group); compare(); };
+    box.oninput = () => { box.checked ? shown.add(group) : shown.delete(group); compare(); };
   }
 
   function compare() {

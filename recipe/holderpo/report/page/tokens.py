@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from recipe.holderpo.report.events import TOKENS
 from recipe.holderpo.report.page.lines import objects, of_steps, shortened
 
 BYTES = 2_000_000
@@ -16,18 +17,19 @@ LIMITS = ("inf", "-inf")
 Json = dict[str, Any]
 
 
-def tokens(runs: Mapping[str, tuple[Path, Json]]) -> list[Json]:
+def tokens(runs: Mapping[str, tuple[Path, Json, float]]) -> list[Json]:
     """For each run, of the first, the middle and the last step that it kept: {"run", "step", "clip": level, low and high of
     its loss, "samples": as many as there is room for}. Lines that are no such samples are left out, and
     named on standard error.
 
     Args:
-        runs: name -> the run's folder and its settings, full key -> value.
+        runs: name -> the run's folder, its settings, full key -> value, and its last step: later ones are of a training
+            that it went back from.
     """
     shown = [
         (name, config, file)
-        for name, (folder, config) in runs.items()
-        for file in _first_middle_last(folder / "tokens")
+        for name, (folder, config, last) in runs.items()
+        for file in _first_middle_last(folder / TOKENS, last)
     ]
     return [
         {"run": name, "step": int(file.stem), "clip": _clip(config), "samples": _samples(file, BYTES // len(shown))}
@@ -35,8 +37,8 @@ def tokens(runs: Mapping[str, tuple[Path, Json]]) -> list[Json]:
     ]
 
 
-def _first_middle_last(folder: Path) -> list[Path]:
-    files = of_steps(folder)
+def _first_middle_last(folder: Path, last: float) -> list[Path]:
+    files = [file for file in of_steps(folder) if int(file.stem) <= last]
     return [files[i] for i in sorted({0, len(files) // 2, len(files) - 1})] if files else []
 
 

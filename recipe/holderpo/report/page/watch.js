@@ -1,5 +1,5 @@
 // A page that is served: it loads anew when the runs have changed, with its controls as they were.
-const POLL_MILLISECONDS = 3000, KEPT = "controls";
+const POLL_MILLISECONDS = 3000, SHOWN_MILLISECONDS = 15000, KEPT = "controls";
 
 function restore() {
   const kept = JSON.parse(sessionStorage.getItem(KEPT) || "{}");
@@ -18,13 +18,17 @@ function keep() {
 }
 
 function watch(version) {
+  const said = $("state").textContent;
   restore();
   setInterval(async () => {
     try {
-      const now = await (await fetch("version")).text();
-      if (now === version) return;
+      const answer = await fetch("version");
+      if (!answer.ok) throw answer.status;
+      const now = await answer.text();
+      $("state").textContent = said;
+      if (now === version || performance.now() < SHOWN_MILLISECONDS) return;
       keep();
       location.reload();
-    } catch (error) { $("state").textContent = "the server of this page has ended; what is here is the last that it gave"; }
+    } catch (error) { $("state").textContent = "the server of this page does not answer; what is here is the last that it gave"; }
   }, POLL_MILLISECONDS);
 }

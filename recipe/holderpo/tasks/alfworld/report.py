@@ -21,8 +21,8 @@ TRANSCRIPTS = "transcripts"
 Transcript = dict[str, Any]
 
 
-def read_transcripts(run_dir: Path) -> dict[int, list[Transcript]]:
-    """Episodes by step, in an order that does not depend on which process wrote them.
+def read_transcripts(run_dir: Path, last_alone: bool = False) -> dict[int, list[Transcript]]:
+    """Episodes by step (or those of the last step), in an order that does not depend on which process wrote them.
 
     Raises:
         FileNotFoundError: the run has none.
@@ -31,7 +31,7 @@ def read_transcripts(run_dir: Path) -> dict[int, list[Transcript]]:
     if not folders:
         raise FileNotFoundError(f"no episodes under {run_dir / TRANSCRIPTS}")
     found = {}
-    for folder in sorted(folders, key=lambda folder: int(folder.name)):
+    for folder in sorted(folders, key=lambda folder: int(folder.name))[-1 if last_alone else 0 :]:
         lines = [line for file in sorted(folder.glob("*.jsonl")) for line in atomic.complete_lines(file)]
         # A validation that was interrupted and repeated has episodes twice; the later one counts.
         in_time = sorted(map(json.loads, lines), key=lambda episode: episode["time"])
@@ -44,7 +44,7 @@ def last_episodes(run_dir: Path) -> tuple[int, list[dict[str, Any]]] | None:
     """`Task.episodes`: those that were lost before those that were won."""
     if not (run_dir / TRANSCRIPTS).is_dir():
         return None
-    step, episodes = max(read_transcripts(run_dir).items())
+    step, episodes = max(read_transcripts(run_dir, last_alone=True).items())
     rows = [
         {name: episode[name] for name in ("task", "split", "won", "steps")} | {"kind": TASKS[episode["task_type"]]}
         for episode in sorted(episodes, key=lambda episode: bool(episode["won"]))
