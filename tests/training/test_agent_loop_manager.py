@@ -2,9 +2,11 @@
 
 import asyncio
 import inspect
+import pickle
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tensordict import TensorDict
@@ -96,6 +98,18 @@ def test_rewards_of_a_moment_are_one_call_of_the_worker() -> None:
 
     assert asyncio.run(run()) == [{"reward_score": 3.0}, {"reward_score": 5.0}] and asked == [2]
     assert 0 < REWARD_SECONDS < 0.05
+
+
+def test_samples_of_a_prompt_share_nothing_that_a_reward_manager_writes_into() -> None:
+    """As `HolderRewardManager` writes whether a response was cut off, before it waits for the grader."""
+    prompt = {"extra_info": {"index": 7}}
+    batch = TensorDict({"responses": torch.ones(1, 2)}, batch_size=1)
+    sent = [DataProto(batch, {name: np.array([value]) for name, value in prompt.items()}) for _ in range(2)]
+    arrived = pickle.loads(pickle.dumps(Samples(sent)))
+    first, second = (arrived[i : i + 1] for i in range(len(arrived)))
+    first.non_tensor_batch["extra_info"][0]["truncated"] = True
+    assert second.non_tensor_batch["extra_info"][0] == {"index": 7}
+    assert first.non_tensor_batch["extra_info"][0] == {"index": 7, "truncated": True}
 
 
 def test_samples_and_states_are_put_together_by_partition_and_fields(monkeypatch: pytest.MonkeyPatch) -> None:
