@@ -144,7 +144,8 @@ def test_a_frozen_engine_is_noticed_named_and_a_restart(story: Story) -> None:
 
 def test_what_happened_is_on_the_page_that_the_run_leaves(story: Story) -> None:
     events = read_events(story.run.run_dir)
-    assert [event.step for event in events] == [STOPPED, RESTARTED_FROM, FROZEN - 1]
+    assert [event.step for event in events[:2]] == [STOPPED, RESTARTED_FROM]
+    assert events[2].step in (FROZEN - 1, FROZEN), "the step's own checkpoint may have been complete"
     resumed, lost, stuck = (event.text for event in events)
     assert resumed == f"resumed from step {STOPPED}"
     assert lost.startswith("lost a process (") and lost.endswith(f"; went on from step {RESTARTED_FROM}")
