@@ -230,6 +230,8 @@ BAD = {
     "run=.": "run is '.'; allowed is the name of a folder inside out_dir",
     "grading.workers=0": "grading.workers is 0; allowed is a whole number from 1 to 256",
     "+grading.worker=3": "grading.worker is not a key; allowed are workers, timeout, memory_mb, conventions",
+    "+env.HF_TOKEN=hf_x": "env.HF_TOKEN is set; allowed is none",
+    "env=null": "env is None; allowed is a mapping",
     "run=a/../..": "run is 'a/../..'; allowed is the name of a folder inside out_dir",
 }
 
@@ -244,6 +246,15 @@ def test_a_wrong_value_is_one_line(overrides: str) -> None:
     with pytest.raises(ConfigError) as caught:
         check(config(*wrong))
     assert [line.split()[0] for line in caught.value.lines] == ["n", "top_p", "seed", "limit"]
+
+
+def test_what_would_be_compiled_is_refused_where_nothing_is() -> None:
+    check(config("hardware=cpu"))
+    check(config("hardware=cpu", "env.TORCH_COMPILE_DISABLE=0", "engine.enforce_eager=false"))
+    with pytest.raises(
+        ConfigError, match=r"engine\.enforce_eager is false; allowed with env\.TORCH_COMPILE_DISABLE=1 is true"
+    ):
+        check(config("hardware=cpu", "engine.enforce_eager=false"))
 
 
 def test_an_evaluation_is_resumed_only_with_what_it_began_with(tmp_path: Path) -> None:

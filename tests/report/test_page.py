@@ -39,7 +39,9 @@ def test_what_is_not_finite_or_went_wrong_is_marked(make_run: Maker) -> None:
     assert run["marks"] == [[n, "update skipped: not finite"] for n in range(3)]
 
 
-def test_what_happened_to_a_run_is_marked_at_the_step_that_it_went_on_from(make_run: Maker) -> None:
+def test_what_happened_to_a_run_is_marked_at_the_step_that_it_went_on_from(
+    make_run: Maker, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = make_run("a")
     note_event(folder, 1, "stuck: step 2 has made no progress; went on from step 1")
     with (folder / "events.jsonl").open("a") as lines:
@@ -47,6 +49,7 @@ def test_what_happened_to_a_run_is_marked_at_the_step_that_it_went_on_from(make_
     note_event(folder, 7, "resumed from step 7")
     (run,) = data_of(folder)["runs"]
     assert run["marks"] == [[1, "stuck: step 2 has made no progress; went on from step 1"], [2, "resumed from step 7"]]
+    assert "events.jsonl: 3 lines are damaged, and left out" in capsys.readouterr().err
 
 
 def test_seeds_and_machines_make_no_groups_and_as_few_keys_as_tell_them_apart_name_them(make_run: Maker) -> None:

@@ -11,14 +11,11 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from recipe.holderpo.config.secrets import no_secrets
 from recipe.holderpo.config.settings import uses_holder_loss
-from recipe.holderpo.config.values import leaves, wrong_settings
+from recipe.holderpo.config.values import wrong_settings
 from recipe.holderpo.rewards.grading.settings import GradingSettings
 
-SECRET_NAME = re.compile(
-    r"(?:^|[._])(?:api_?key|secret(?:_?access)?(?:_?key)?|password|passwd|(?:auth|access|hf|hub|bearer)_?token)$",
-    re.IGNORECASE,
-)
 NOT_COMPILED = {f"actor_rollout_ref.{key}.use_torch_compile": False for key in ("actor", "actor.fsdp_config", "ref")}
 NOT_COMPILED["actor_rollout_ref.rollout.enforce_eager"] = True
 ATTENTION = "actor_rollout_ref.model.override_config.attn_implementation"
@@ -39,16 +36,6 @@ def data_files(config: DictConfig, key: str) -> list[str | None]:
     """The files of `data.train_files` or `data.val_files`, which may be one name or a list; [None] where it is null."""
     files = OmegaConf.select(config, key)
     return [files] if files is None or isinstance(files, str) else list(files) or [None]
-
-
-def no_secrets(config: DictConfig) -> Iterator[str]:
-    """The config is printed, saved and sent to trackers: it is no place for a key or a password."""
-    for key, value in leaves(OmegaConf.to_container(config), lists=True):
-        if isinstance(value, str) and value and SECRET_NAME.search(key):
-            yield (
-                f"{key} is set; allowed is none, since the config is saved and sent to trackers: put it into the environment "
-                "variable that its library reads"
-            )
 
 
 def holder_loss(config: DictConfig) -> Iterator[str]:

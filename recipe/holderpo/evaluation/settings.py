@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import ConfigDict, Field
 
 from recipe.holderpo.config.errors import ConfigError
+from recipe.holderpo.config.secrets import no_secrets
 from recipe.holderpo.config.values import Settings, wrong_settings
 from recipe.holderpo.data.templates import TEMPLATES
 from recipe.holderpo.rewards.grading.settings import GradingSettings
@@ -72,6 +73,9 @@ def _misfits(config: DictConfig) -> Iterator[str]:
         yield f"n is {config.n}; allowed with temperature=0 is 1: greedy answers are all the same"
     if config.template not in TEMPLATES:
         yield f"template is {config.template!r}; allowed are {', '.join(TEMPLATES)}"
+    yield from no_secrets(config)
+    if str(config.env.get("TORCH_COMPILE_DISABLE")) == "1" and config.engine.get("enforce_eager") is False:
+        yield "engine.enforce_eager is false; allowed with env.TORCH_COMPILE_DISABLE=1 is true"
     for k in config.k:
         if k > config.n:
             yield f"k contains {k}; allowed are whole numbers from 1 to n={config.n}"

@@ -5,9 +5,9 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from recipe.holderpo import atomic
+from recipe.holderpo.report.page.lines import objects
 
 EVENTS_FILE, TOKENS = "events.jsonl", "tokens"
 
@@ -34,12 +34,10 @@ def forget(run_dir: Path) -> None:
 
 
 def read_events(run_dir: Path) -> list[Event]:
-    """In their order; those of a run that has none, or of damaged lines, are left out."""
-    file, found = run_dir / EVENTS_FILE, []
-    for line in atomic.complete_lines(file) if file.is_file() else ():
-        try:
-            made = json.loads(line)
-            found.append(Event(int(made["step"]), str(made["text"])))
-        except (ValueError, TypeError, KeyError):
-            continue
-    return found
+    """In their order; none of a run without any. Damaged lines are left out, and said on standard error."""
+    file = run_dir / EVENTS_FILE
+    return [Event(row["step"], row["text"]) for row in objects(file, _is_event)] if file.is_file() else []
+
+
+def _is_event(row: dict[str, Any]) -> bool:
+    return isinstance(row.get("step"), int) and isinstance(row.get("text"), str)

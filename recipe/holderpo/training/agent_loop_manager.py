@@ -151,22 +151,23 @@ class AgentLoopWorker(agent_loop_worker()):  # type: ignore[misc]
             reward_loop_worker_handles = [rewards_together(worker) for worker in reward_loop_worker_handles]
         super().__init__(config, llm_client, teacher_client, reward_loop_worker_handles)
         put_samples_through(Puts())
-        self._loops: dict[str, Any] = {}
+        self._shared: dict[str, Any] = {}  # agent loop -> the one for all samples; None: each makes its own
 
     async def _run_agent_loop(
         self, sampling_params: dict[str, Any], trajectory: dict[str, Any], *, agent_name: str, **kwargs: Any
     ) -> None:
         """verl's, with one agent loop for all samples where its class allows it by `SHARED`."""
-        if not vars(agent_loop_target(agent_name)).get(
-            "SHARED", False
-        ):  # not of a base class: a subclass may hold something
+        if agent_name not in self._shared:
+            # not of a base class: a subclass may hold something of its sample
+            is_shared = vars(agent_loop_target(agent_name)).get("SHARED", False)
+            self._shared[agent_name] = new_agent_loop(self, agent_name) if is_shared else None
+        loop = self._shared[agent_name]
+        if loop is None:
             await super()._run_agent_loop(sampling_params, trajectory, agent_name=agent_name, **kwargs)
             return
-        if agent_name not in self._loops:
-            self._loops[agent_name] = new_agent_loop(self, agent_name)
         attributes = {name: trajectory[name] for name in ("step", "sample_index", "rollout_n", "validate")}
         with rollout_trace_attr(**attributes, name="agent_loop", trace=kwargs.pop("trace", True)):
-            output = await self._loops[agent_name].run(sampling_params, **kwargs)
+            output = await loop.run(sampling_params, **kwargs)
             await self._agent_loop_postprocess(output, trajectory["validate"], **kwargs)
 
 
