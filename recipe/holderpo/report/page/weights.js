@@ -1,5 +1,5 @@
 "use strict";
-// What p does to one response: holderpo_core/mean.py and loss.py, in float64. tests/report/test_weights.py compares the two.
+// What p does to one response: holderpo_core/mean.py and loss.py, in float64 (whose digits need no offset b). tests/report/test_weights.py compares the two.
 const SMALLEST_P = 1e-30, LARGEST_P = 1e20, MAX_EXPONENT = 10, MAX_LOG_RHO = 20;
 
 const sumOf = (values) => values.reduce((sum, value) => sum + value, 0);
@@ -10,11 +10,11 @@ function holderMean(d, p) {
   if (Math.abs(p) < SMALLEST_P) p = 0;
   const n = d.length, mean = sumOf(d) / n, extreme = d.reduce((a, b) => (p > 0 ? Math.max(a, b) : Math.min(a, b))), infinite = Math.abs(p) > LARGEST_P;
   const steep = infinite || (extreme - mean) * p > MAX_EXPONENT;
-  const reference = steep ? extreme : mean, offset = steep && !infinite ? MAX_EXPONENT : 0, factor = between(-LARGEST_P, p, LARGEST_P);
-  let powers = d.map((value) => Math.expm1((value - reference) * factor + offset));
+  const reference = steep ? extreme : mean, factor = between(-LARGEST_P, p, LARGEST_P);
+  let powers = d.map((value) => Math.expm1((value - reference) * factor));
   if (sumOf(powers) === -n) powers = d.map(() => 0); // no token attains an extreme that was rounded: all are equal
   const total = sumOf(powers);
-  return { logMean: reference + (Math.log1p(total / n) - offset) / (p === 0 ? 1 : p), weights: powers.map((power) => (power + 1) / (total + n)) };
+  return { logMean: reference + Math.log1p(total / n) / (p === 0 ? 1 : p), weights: powers.map((power) => (power + 1) / (total + n)) };
 }
 
 // A response as `holder_policy_loss` sees it: weights of all tokens (0 where masked or clipped), the ratio rho, which tokens and
